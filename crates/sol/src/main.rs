@@ -1,0 +1,2 @@
+//! The `sol` binary.
+fn main() {}
