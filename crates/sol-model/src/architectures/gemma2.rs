@@ -1,0 +1,72 @@
+//! Gemma 2: four norms a layer, both soft-caps, a window on alternating layers, scaled and tied embeddings.
+
+use sol_compute::{Activation, RopePairing};
+use sol_weights::Checkpoint;
+
+use super::phi3::gguf_window;
+use super::{Architecture, Dimensions, Result, gguf_rope_scaling, gguf_tied, hf_rope_scaling};
+use crate::config::{Config, Gguf, Hf};
+use crate::names::Role;
+use crate::spec::{FeedForward, LayerSpec, NormSpec};
+use crate::{Description, Naming};
+
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { name: "gemma2", class: "Gemma2ForCausalLM", from_hf, from_gguf };
+
+/// Gemma's names mean what they say; Llama's "post attention" norm is Gemma's "pre feed-forward" one.
+const HF_NAMES: &[(Role, &str)] = &[(Role::FfnNorm, "model.layers.{L}.pre_feedforward_layernorm")];
+
+fn from_hf(c: &Hf<'_>) -> Result<Description> {
+    let d = Dimensions::hf(c)?;
+    let activation = match c.activation("hidden_activation")? {
+        Some(activation) => activation,
+        None => c.activation("hidden_act")?.unwrap_or(Activation::GeluTanh),
+    };
+    // HF stores w of "1 + w".
+    let norm = NormSpec { weight_offset: 1.0, ..NormSpec::rms(d.eps) };
+    let mut layer = layer(&d, norm, activation, c.positive("attn_logit_softcapping")?, c.flag("attention_bias", false)?);
+    if let Some(scalar) = c.positive("query_pre_attn_scalar")? {
+        layer.attention.core.scale = scalar.powf(-0.5);
+    }
+    let tied = c.flag("tie_word_embeddings", true)?;
+    let mut spec = d.decoder("gemma2", hf_rope_scaling(c, &d)?, layer, tied);
+    spec.head.softcap = c.positive("final_logit_softcapping")?;
+    spec.embedding_scale = (d.hidden as f32).sqrt();
+    let window = c.optional_size("sliding_window")?;
+    let types = c.get("layer_types").and_then(|t| t.as_array());
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        let local = match types.and_then(|t| t.get(i)).and_then(|t| t.as_str()) {
+            Some("sliding_attention") => true,
+            Some("full_attention") => false,
+            Some(other) => return Err(c.bad("layer_types", other, "neither sliding_attention nor full_attention")),
+            None => i % 2 == 0,
+        };
+        layer.attention.core.window = window.filter(|_| local);
+    }
+    Ok(Description { spec, naming: Naming::hf(HF_NAMES), warnings: Vec::new() })
+}
+
+fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
+    let d = Dimensions::gguf(c, checkpoint, "attention.layer_norm_rms_epsilon", RopePairing::Halves)?;
+    let cap = c.positive("attn_logit_softcapping")?;
+    let mut layer = layer(&d, NormSpec::rms(d.eps), Activation::GeluTanh, cap, false);
+    // The score scale is not stored. 27B: hidden / heads; the smaller ones: head_dim.
+    if d.layers == 46 {
+        layer.attention.core.scale = (d.hidden as f32 / d.heads as f32).powf(-0.5);
+    }
+    let mut spec = d.decoder("gemma2", gguf_rope_scaling(c, checkpoint, &d)?, layer, gguf_tied(checkpoint));
+    spec.head.softcap = c.positive("final_logit_softcapping")?;
+    spec.embedding_scale = (d.hidden as f32).sqrt();
+    let window = gguf_window(c)?;
+    for layer in spec.layers.iter_mut().step_by(2) {
+        layer.attention.core.window = window;
+    }
+    Ok(Description { spec, naming: Naming::gguf(&[]), warnings: Vec::new() })
+}
+
+fn layer(d: &Dimensions, norm: NormSpec, activation: Activation, cap: Option<f32>, bias: bool) -> LayerSpec {
+    let mut attention = d.attention(None, bias);
+    attention.core.softcap = cap;
+    let ffn = FeedForward::Dense { ffn: d.ffn, activation, bias: false };
+    LayerSpec { post_attention_norm: Some(norm), post_ffn_norm: Some(norm), ..d.layer(norm, attention, ffn) }
+}

@@ -1,0 +1,73 @@
+//! Phi-3.5-MoE: LayerNorm with bias, biased projections, longrope with magnitudes of its own, 16 experts by sparsemixer.
+
+use sol_compute::{Activation, RopePairing, Routing};
+use sol_weights::Checkpoint;
+
+use super::phi3::gguf_window;
+use super::{Architecture, Dimensions, Result, gguf_rope_scaling, hf_rope_scaling};
+use crate::config::{Config, Gguf, Hf};
+use crate::spec::{DecoderSpec, FeedForward, NormSpec, RopeScaling};
+use crate::{Description, Naming};
+
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { name: "phimoe", class: "PhiMoEForCausalLM", from_hf, from_gguf };
+
+/// `short_mscale` and `long_mscale` of the published config, which GGUF files do not carry.
+const PUBLISHED_MSCALE: f32 = 1.243_163_1;
+/// `router_jitter_noise` of the published config, likewise.
+const PUBLISHED_JITTER: f32 = 0.01;
+
+fn from_hf(c: &Hf<'_>) -> Result<Description> {
+    let d = Dimensions::hf(c)?;
+    let experts = FeedForward::Experts {
+        ffn: d.ffn,
+        experts: c.size("num_local_experts")?,
+        used: used(c, "num_experts_per_tok")?,
+        activation: c.activation("hidden_act")?.unwrap_or(Activation::Silu),
+        routing: Routing::SparseMixer { jitter: c.optional_float("router_jitter_noise")?.unwrap_or(PUBLISHED_JITTER) },
+    };
+    let window = c.optional_size("sliding_window")?;
+    let attention = d.attention(window, c.flag("attention_bias", false)?);
+    let layer = d.layer(NormSpec::layer(d.eps), attention, experts);
+    let tied = c.flag("tie_word_embeddings", false)?;
+    let mut spec = d.decoder("phimoe", hf_rope_scaling(c, &d)?, layer, tied);
+    spec.head.bias = c.flag("lm_head_bias", false)?;
+    Ok(Description { spec, naming: Naming::hf(&[]), warnings: Vec::new() })
+}
+
+fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
+    // llama.cpp runs this architecture with an RMS norm, so its converter writes the eps under that name.
+    let key = if c.has("attention.layer_norm_epsilon") { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
+    let d = Dimensions::gguf(c, checkpoint, key, RopePairing::Halves)?;
+    let experts = FeedForward::Experts {
+        ffn: d.ffn,
+        experts: c.size("expert_count")?,
+        used: used(c, "expert_used_count")?,
+        activation: Activation::Silu,
+        routing: Routing::SparseMixer { jitter: PUBLISHED_JITTER },
+    };
+    let biased = |name: &str| checkpoint.tensor(name).is_some();
+    let attention = d.attention(gguf_window(c)?, biased("blk.0.attn_q.bias"));
+    let layer = d.layer(NormSpec::layer(d.eps), attention, experts);
+    let mut spec = d.decoder("phimoe", gguf_rope_scaling(c, checkpoint, &d)?, layer, super::gguf_tied(checkpoint));
+    spec.head.bias = biased("output.bias");
+    restore_mscale(&mut spec);
+    Ok(Description { spec, naming: Naming::gguf(&[]), warnings: Vec::new() })
+}
+
+/// The file holds a factor computed from its lengths (1.19); the published config's own is 1.243.
+fn restore_mscale(spec: &mut DecoderSpec) {
+    if let RopeScaling::LongRope { short_mscale, long_mscale, original: 4096, .. } = &mut spec.rope.scaling
+        && spec.context == 131_072
+    {
+        (*short_mscale, *long_mscale) = (PUBLISHED_MSCALE, PUBLISHED_MSCALE);
+    }
+}
+
+/// Sparsemixer picks exactly two.
+fn used(c: &impl Config, key: &str) -> Result<usize> {
+    match c.size(key)? {
+        2 => Ok(2),
+        n => Err(c.bad(key, n, "sparsemixer routing uses exactly 2 experts")),
+    }
+}
