@@ -1,1 +1,4 @@
-//! placeholder
+//! CPU kernels.
+
+pub mod matmul;
+pub mod pool;
