@@ -13,7 +13,10 @@ use crate::{Bytes, DType, Error, Result, Tensor};
 
 /// No header comes near (a vocabulary of 256 k tokens with merges is about 15 MB); a file that claims more wants to
 /// fill the memory of its reader.
-const HEADER_LIMIT: usize = 128 << 20;
+const HEADER_LIMIT: usize = 64 << 20;
+/// Models have some 40 keys and, with every expert's matrices apart, some 100,000 tensors.
+const MAX_ENTRIES: u64 = 1 << 16;
+const MAX_TENSORS: u64 = 1 << 20;
 /// Arrays of arrays of ...: the format sets no limit, the stack does.
 const MAX_NESTING: usize = 8;
 /// GGML has no tensors of more dimensions.
@@ -34,8 +37,8 @@ impl File {
     pub fn parse(path: &Path, bytes: &Bytes) -> Result<Self> {
         let mut reader = Reader { path, all: bytes, at: 0, place: "the header".into() };
         let version = reader.version()?;
-        let tensor_count = reader.u64()?;
-        let entry_count = reader.u64()?;
+        let tensor_count = reader.count("tensors", MAX_TENSORS)?;
+        let entry_count = reader.count("metadata entries", MAX_ENTRIES)?;
         let mut metadata = Metadata::new(version);
         for number in 0..entry_count {
             reader.place = format!("metadata entry {} of {entry_count}", number + 1);
@@ -176,6 +179,13 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Result<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    fn count(&mut self, what: &str, limit: u64) -> Result<u64> {
+        match self.u64()? {
+            count if count <= limit => Ok(count),
+            count => Err(self.malformed(format!("{count} {what} are more than any model has; the file is damaged"))),
+        }
     }
 
     fn version(&mut self) -> Result<u32> {
