@@ -17,6 +17,9 @@ const HEADER_LIMIT: usize = 64 << 20;
 /// Models have some 40 keys and, with every expert's matrices apart, some 100,000 tensors.
 const MAX_ENTRIES: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 20;
+/// Strings and arrays in arrays, all together. Each takes more memory than it takes of the file; a vocabulary with its
+/// merges has less than a million.
+const MAX_ITEMS: u64 = 1 << 21;
 /// Arrays of arrays of ...: the format sets no limit, the stack does.
 const MAX_NESTING: usize = 8;
 /// GGML has no tensors of more dimensions.
@@ -35,7 +38,7 @@ pub struct File {
 impl File {
     /// Reads the header of a file given as bytes; `path` is used in messages.
     pub fn parse(path: &Path, bytes: &Bytes) -> Result<Self> {
-        let mut reader = Reader { path, all: bytes, at: 0, place: "the header".into() };
+        let mut reader = Reader { path, all: bytes, at: 0, items_left: MAX_ITEMS, place: "the header".into() };
         let version = reader.version()?;
         let tensor_count = reader.count("tensors", MAX_TENSORS)?;
         let entry_count = reader.count("metadata entries", MAX_ENTRIES)?;
@@ -145,6 +148,7 @@ struct Reader<'a> {
     path: &'a Path,
     all: &'a [u8],
     at: usize,
+    items_left: u64,
     place: String,
 }
 
@@ -292,6 +296,9 @@ impl<'a> Reader<'a> {
         let start = self.at;
         self.take(count.saturating_mul(min_bytes))?;
         self.at = start;
+        self.items_left = self.items_left.checked_sub(count).ok_or_else(|| {
+            self.malformed(format!("with its {count} elements the metadata has more than any model's; the file is damaged"))
+        })?;
         (0..count).map(|_| item(self)).collect()
     }
 

@@ -80,18 +80,22 @@ fn counts_and_lengths_past_the_file() {
 
 #[test]
 fn a_header_without_end() {
-    // Zeros (a sparse file) that claim to be empty strings: 24 bytes of memory for 8 of the file. As many as there is
-    // room for in a header, and then one byte too many.
+    // Zeros (a sparse file) that claim to be empty strings: 24 bytes of memory for 8 of the file.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.gguf");
-    for count in [(64 << 17) - 100, 64 << 17] {
-        let array = [&8u32.to_le_bytes()[..], &u64::to_le_bytes(count)].concat();
-        let file = Gguf { entry_count: Some(3), ..Gguf::new() }.entry("k", 9, &array).bytes();
-        fs::write(&path, file).unwrap();
+    let strings = |count: u64| [&8u32.to_le_bytes()[..], &count.to_le_bytes()].concat();
+    let check = |file: Gguf, mention: &str| {
+        fs::write(&path, file.bytes()).unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_len(300 << 20).unwrap();
-        let mention = if count < 64 << 17 { "it is there twice" } else { "`k`: the header goes on past 64 MiB" };
-        refused_path(&path, "a.gguf", &[mention]);
-    }
+        refused_path(&path, "a.gguf", &["`k`", mention]);
+    };
+    check(Gguf::new().entry("k", 9, &strings(64 << 17)), "the header goes on past 64 MiB");
+    check(Gguf::new().entry("k", 9, &strings(32 << 17)), "with its 4194304 elements");
+    // The most that is read, and then the key `` three times.
+    let most = Gguf { entry_count: Some(4), ..Gguf::new() }.entry("k", 9, &strings(2 << 20));
+    fs::write(&path, most.bytes()).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(300 << 20).unwrap();
+    refused_path(&path, "a.gguf", &["it is there twice"]);
 }
 
 #[test]
