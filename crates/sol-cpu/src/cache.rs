@@ -4,7 +4,10 @@
 
 use half::f16;
 use memmap2::{MmapMut, MmapOptions};
-use sol_compute::{CacheShape, ComputeError, KvShape, KvType};
+use sol_compute::{Batch, CacheShape, ComputeError, KvShape, KvType};
+
+use crate::pool::Pool;
+use crate::tensor::Shared;
 
 /// Values are read in whole tiles of this many.
 pub(crate) const TILE: usize = 32;
@@ -40,10 +43,6 @@ impl Cache {
         Ok(Self { memory, shape: shape.clone(), layers })
     }
 
-    pub(crate) fn dtype(&self) -> KvType {
-        self.shape.dtype
-    }
-
     fn offset(&self, layer: usize, block: u32, head: usize) -> usize {
         let shape = &self.shape.layers[layer];
         assert!((block as usize) < self.shape.blocks && head < shape.kv_heads);
@@ -67,25 +66,50 @@ impl Cache {
         }
     }
 
-    /// Writes key and value of one head at one slot of a block.
-    pub(crate) fn write(&mut self, layer: usize, block: u32, slot: usize, head: usize, key: &[f32], value: &[f32]) {
-        let shape = self.shape.layers[layer];
-        let (start, n) = (self.offset(layer, block, head), head_values(&shape));
-        let keys = shape.head_dim * TILE;
-        let values = keys + slot * padded(shape.head_dim);
-        match self.shape.dtype {
-            KvType::F32 => {
-                let out: &mut [f32] = bytemuck::cast_slice_mut(&mut self.memory[start * 4..(start + n) * 4]);
-                key.iter().zip(out[slot..keys].iter_mut().step_by(TILE)).for_each(|(k, o)| *o = *k);
-                out[values..values + value.len()].copy_from_slice(value);
+    /// Writes keys and values (`[rows, kv_heads * head_dim]`) of every row of a batch.
+    pub(crate) fn write(&mut self, pool: &Pool, layer: usize, batch: &Batch<'_>, k: &[f32], v: &[f32]) {
+        let KvShape { kv_heads, head_dim } = self.shape.layers[layer];
+        let (dtype, n) = (self.shape.dtype, head_values(&self.shape.layers[layer]));
+        let (pointer, len) = (self.memory.as_mut_ptr(), self.memory.len());
+        let offsets = |row: usize, head: usize| {
+            let position = batch.positions[row] as usize;
+            let block = batch.tables[batch.sequences[row] as usize][position / TILE];
+            (self.offset(layer, block, head), position % TILE)
+        };
+        // Heads are the unit of work: rows of one block lie in the same lines of memory.
+        let size = dtype.bytes();
+        let memory = Shared::new(
+            // SAFETY: `self` is borrowed mutably; `offsets` reads its other fields only.
+            unsafe { std::slice::from_raw_parts_mut(pointer, len) },
+        );
+        let one_head = |head: usize| {
+            for row in 0..batch.len() {
+                let (start, slot) = offsets(row, head);
+                // SAFETY: blocks of different heads are disjoint, and a head is one thread's.
+                let block = unsafe { memory.part(start * size..(start + n) * size) };
+                let at = (row * kv_heads + head) * head_dim;
+                let (key, value) = (&k[at..at + head_dim], &v[at..at + head_dim]);
+                match dtype {
+                    KvType::F32 => put(bytemuck::cast_slice_mut::<u8, f32>(block), slot, key, value, |x| x),
+                    KvType::F16 => put(bytemuck::cast_slice_mut::<u8, f16>(block), slot, key, value, f16::from_f32),
+                }
             }
-            KvType::F16 => {
-                let out: &mut [f16] = bytemuck::cast_slice_mut(&mut self.memory[start * 2..(start + n) * 2]);
-                key.iter().zip(out[slot..keys].iter_mut().step_by(TILE)).for_each(|(k, o)| *o = f16::from_f32(*k));
-                value.iter().zip(&mut out[values..]).for_each(|(v, o)| *o = f16::from_f32(*v));
-            }
+        };
+        if batch.len() * kv_heads * head_dim < INLINE_VALUES {
+            (0..kv_heads).for_each(one_head);
+        } else {
+            pool.run(|thread| (thread..kv_heads).step_by(pool.threads()).for_each(one_head));
         }
     }
+}
+
+/// Fewer values than this are not worth waking another thread for.
+const INLINE_VALUES: usize = 8192;
+
+fn put<T>(block: &mut [T], slot: usize, key: &[f32], value: &[f32], convert: impl Fn(f32) -> T) {
+    let (keys, values) = block.split_at_mut(key.len() * TILE);
+    key.iter().zip(keys[slot..].iter_mut().step_by(TILE)).for_each(|(k, o)| *o = convert(*k));
+    value.iter().zip(&mut values[slot * padded(value.len())..]).for_each(|(v, o)| *o = convert(*v));
 }
 
 /// Values of a head are padded to whole tiles.

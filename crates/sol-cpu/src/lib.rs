@@ -1,4 +1,22 @@
-//! CPU kernels.
+//! The CPU: kernels, and the [`Backend`](sol_compute::Backend) made of them.
+//!
+//! [`Cpu`] ties them together. `matmul` multiplies activations by weight matrices of every block format; `attention` reads
+//! the paged `cache`; `ops` and `math` are the small operations between; `experts` routes; `pool` runs a function on a fixed
+//! set of threads. A kernel is chosen at run time by what the machine can do and stands beside a portable twin.
+//!
+//! **Invariants.** A row's result has one order of summation, whatever the batch and the number of threads. Nothing is
+//! allocated per token once buffers have grown. This crate knows no architecture and no file.
 
+mod attention;
+mod backend;
+mod cache;
+mod experts;
+mod math;
 pub mod matmul;
+mod ops;
 pub mod pool;
+mod tensor;
+
+pub use backend::Cpu;
+pub use cache::Cache;
+pub use tensor::Tensor;

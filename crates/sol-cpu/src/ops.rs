@@ -46,7 +46,6 @@ macro_rules! vectorised {
         }
     };
 }
-pub(crate) use vectorised;
 
 vectorised! {
     /// One row of a norm.
