@@ -134,6 +134,7 @@ impl<'a> Partial<'a> {
     /// Fetches what is missing, through as many broken connections as bring something, and checks it.
     fn fill(&mut self, client: &Client, place: Place<'_>, progress: &dyn Progress) -> Result<()> {
         let mut fruitless = 0;
+        let mut begun_again = false;
         loop {
             if self.facts.size != Some(self.len) {
                 let before = self.len;
@@ -158,7 +159,8 @@ impl<'a> Partial<'a> {
             match self.check() {
                 Ok(()) => return Ok(()),
                 // The bytes of another time may be to blame: once more, from nothing.
-                Err(_) if self.resumed => {
+                Err(_) if self.resumed && !begun_again => {
+                    begun_again = true;
                     progress.note(&format!("what was kept of {} is damaged: beginning again", self.name));
                     self.restart()?;
                     progress.start(self.name, self.facts.size, 0);
@@ -197,7 +199,7 @@ impl<'a> Partial<'a> {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.broke(error.to_string())),
+                Err(error) => return Err(self.broke(Some(error))),
             };
             if self.facts.size.is_some_and(|size| self.len + count as u64 > size) {
                 self.restart()?;
@@ -210,7 +212,7 @@ impl<'a> Partial<'a> {
             progress.advance(count as u64);
         }
         match self.facts.size {
-            Some(size) if self.len < size => Err(self.broke(format!("it ended after {} of {size} bytes", self.len))),
+            Some(size) if self.len < size => Err(self.broke(None)),
             _ => Ok(()),
         }
     }
@@ -225,8 +227,10 @@ impl<'a> Partial<'a> {
         }
     }
 
-    fn broke(&self, reason: String) -> Error {
-        Error::Interrupted { url: self.name.to_owned(), reason }
+    fn broke(&self, error: Option<io::Error>) -> Error {
+        let of = self.facts.size.map(|size| format!(" of {size}")).unwrap_or_default();
+        let why = error.map(|error| format!(" ({error})")).unwrap_or_default();
+        Error::Interrupted { url: self.name.to_owned(), reason: format!("it ended after {}{of} bytes{why}", self.len) }
     }
 
     fn damaged(&self, reason: String) -> Error {

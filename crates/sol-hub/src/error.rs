@@ -117,7 +117,8 @@ impl Error {
     /// Whether the hub was not there at all, so that what the cache holds is the best answer.
     pub(crate) fn is_unreachable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Interrupted { .. } | Self::Busy { .. } => true,
+            // A page of somebody else's is what a hotel's network answers until one logs in.
+            Self::Unreachable { .. } | Self::Interrupted { .. } | Self::Busy { .. } | Self::NotAHub { .. } => true,
             Self::Status { status, .. } => *status >= 500,
             _ => false,
         }
