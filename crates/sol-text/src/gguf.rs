@@ -9,7 +9,7 @@ use tokenizers::models::bpe::Vocab;
 use crate::added::{AddedToken, AddedTokens};
 use crate::bpe::{self, BpeOptions};
 use crate::byte_level::{self, Splitter};
-use crate::pipeline::{Pipeline, Prefix, Words};
+use crate::pipeline::{OwnPipeline, Pipeline, Prefix, Words};
 use crate::spm::{self, PieceKind};
 use crate::tokenizer::{Ends, Tokenizer, added_kind, require};
 use crate::vocab::{Alphabet, Kind, Vocabulary};
@@ -77,11 +77,11 @@ fn sentencepiece(mut vocab: GgufVocab) -> Result<Tokenizer> {
     let ends = ends(&vocab, true)?;
     let mut vocabulary = Vocabulary::new(Alphabet::SpaceMarks, usize::from(prefix));
     fill(&mut vocabulary, vocab.tokens, &kinds, &added);
-    let pipeline = Pipeline::Own {
+    let pipeline = Pipeline::Own(Box::new(OwnPipeline {
         added: AddedTokens::new(ORIGIN, added)?,
         words: Words::SpaceMarks { prefix: if prefix { Prefix::Always } else { Prefix::Never }, apart },
         model: model.into(),
-    };
+    }));
     Ok(Tokenizer::new(pipeline, vocabulary, ends, Vec::new()))
 }
 
@@ -107,14 +107,14 @@ fn byte_level(mut vocab: GgufVocab) -> Result<Tokenizer> {
     let ends = ends(&vocab, pre.adds_bos)?;
     let mut vocabulary = Vocabulary::new(Alphabet::ByteLevel, 0);
     fill(&mut vocabulary, vocab.tokens, &kinds, &added);
-    let pipeline = Pipeline::Own {
+    let pipeline = Pipeline::Own(Box::new(OwnPipeline {
         added: AddedTokens::new(ORIGIN, added)?,
         words: Words::ByteLevel {
             splitters: pre.patterns.iter().map(|p| Splitter::known(p)).collect(),
             prefix: vocab.add_space_prefix.unwrap_or(false),
         },
         model: model.into(),
-    };
+    }));
     Ok(Tokenizer::new(pipeline, vocabulary, ends, notes))
 }
 

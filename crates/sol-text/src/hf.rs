@@ -15,7 +15,7 @@ use tokenizers::AddedVocabulary;
 
 use crate::added::{AddedToken, AddedTokens};
 use crate::hf_pipeline::HfPipeline;
-use crate::pipeline::{Pipeline, Prefix, Words};
+use crate::pipeline::{OwnPipeline, Pipeline, Prefix, Words};
 use crate::sentencepiece;
 use crate::spm::{self, PieceKind};
 use crate::tokenizer::{Ends, Tokenizer, added_kind, require};
@@ -286,7 +286,11 @@ fn pipeline(origin: &str, parts: TokenizerJson) -> Result<Pipeline> {
             lstrip: token.lstrip,
             rstrip: token.rstrip,
         });
-        return Ok(Pipeline::Own { added: AddedTokens::new(origin, added.collect())?, words, model: parts.model });
+        return Ok(Pipeline::Own(Box::new(OwnPipeline {
+            added: AddedTokens::new(origin, added.collect())?,
+            words,
+            model: parts.model,
+        })));
     }
     let mut all = AddedVocabulary::new();
     all.add_tokens(parts.added.iter().map(StoredToken::to_crate), &parts.model, parts.normalizer.as_ref())
@@ -302,12 +306,12 @@ fn pipeline(origin: &str, parts: TokenizerJson) -> Result<Pipeline> {
     let mut ordinary = all.clone();
     ordinary.set_encode_special_tokens(true);
     let special = (parts.added.iter().filter(|t| t.special)).map(|t| t.content.clone());
-    Ok(Pipeline::Hf(HfPipeline {
+    Ok(Pipeline::Hf(Box::new(HfPipeline {
         special: special.collect(),
         normalizer: parts.normalizer,
         pre_tokenizer: parts.pre_tokenizer,
         model: parts.model,
         all,
         ordinary,
-    }))
+    })))
 }

@@ -50,9 +50,17 @@ impl Prefix {
 #[derive(Debug)]
 pub(crate) enum Pipeline {
     /// Linear-time stages of this crate.
-    Own { added: AddedTokens, words: Words, model: ModelWrapper },
+    Own(Box<OwnPipeline>),
     /// The stages of the `tokenizers` crate.
-    Hf(HfPipeline),
+    Hf(Box<HfPipeline>),
+}
+
+/// The stages of a byte-level or sentencepiece tokenizer.
+#[derive(Debug)]
+pub(crate) struct OwnPipeline {
+    pub(crate) added: AddedTokens,
+    pub(crate) words: Words,
+    pub(crate) model: ModelWrapper,
 }
 
 /// What to look for in the text.
@@ -69,23 +77,7 @@ impl Pipeline {
     /// Appends the ids of `text`.
     pub(crate) fn encode(&self, text: &str, scan: Scan, ids: &mut Vec<u32>) -> Result<()> {
         match self {
-            Self::Own { added, words, model } => added.cut(text, scan.special, &mut |piece, at| match piece {
-                Piece::Token(id) => {
-                    ids.push(id);
-                    Ok(())
-                }
-                Piece::Text(text) => {
-                    let text = match scan.guard {
-                        Some(guard) if text.contains(guard) => Cow::Owned(text.replace(guard, "")),
-                        _ => Cow::Borrowed(text),
-                    };
-                    words.each(&text, at == 0, &mut |word| {
-                        let tokens = model.tokenize(word).map_err(|e| Error::Encode(e.to_string()))?;
-                        ids.extend(tokens.iter().map(|token| token.id));
-                        Ok(())
-                    })
-                }
-            }),
+            Self::Own(pipeline) => pipeline.encode(text, scan, ids),
             Self::Hf(pipeline) => pipeline.encode(text, scan, ids),
         }
     }
@@ -93,9 +85,31 @@ impl Pipeline {
     /// Where special tokens begin in `text`, as byte offsets.
     pub(crate) fn special_starts(&self, text: &str) -> Vec<usize> {
         match self {
-            Self::Own { added, .. } => added.special_starts(text).collect(),
+            Self::Own(pipeline) => pipeline.added.special_starts(text).collect(),
             Self::Hf(pipeline) => pipeline.special_starts(text),
         }
+    }
+}
+
+impl OwnPipeline {
+    fn encode(&self, text: &str, scan: Scan, ids: &mut Vec<u32>) -> Result<()> {
+        self.added.cut(text, scan.special, &mut |piece, at| {
+            let text = match piece {
+                Piece::Token(id) => {
+                    ids.push(id);
+                    return Ok(());
+                }
+                Piece::Text(text) => match scan.guard {
+                    Some(guard) if text.contains(guard) => Cow::Owned(text.replace(guard, "")),
+                    _ => Cow::Borrowed(text),
+                },
+            };
+            self.words.each(&text, at == 0, &mut |word| {
+                let tokens = self.model.tokenize(word).map_err(|e| Error::Encode(e.to_string()))?;
+                ids.extend(tokens.iter().map(|token| token.id));
+                Ok(())
+            })
+        })
     }
 }
 
