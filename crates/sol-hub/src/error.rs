@@ -78,6 +78,9 @@ pub enum Error {
     #[error("{file} arrived damaged: {reason}; nothing of it was kept, run the same again")]
     Damaged { file: String, reason: String },
 
+    #[error("{place} has other contents under the name {file}: their SHA-256 is {found}, not {expected}")]
+    OtherContents { place: String, file: String, found: String, expected: String },
+
     #[error(
         "no space for {file} in {}{}; free some, or set {variable} to a directory on a larger disk",
         path.display(),

@@ -361,6 +361,8 @@ impl Client {
                     Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof => {
                         Error::Interrupted { url, reason: io.to_string() }
                     }
+                    // The standard library has no kind of its own for it.
+                    _ if io.to_string().contains("lookup address") => unreachable(format!("the name {host} cannot be resolved")),
                     Kind::ConnectionRefused => unreachable("the connection was refused".to_owned()),
                     _ => unreachable(io.to_string()),
                 }

@@ -86,8 +86,13 @@ impl ModelRef {
         if text.trim().is_empty() {
             return Err(bad("it is empty".to_owned()));
         }
-        if Path::new(text).exists() {
-            return Ok(Self::Path(PathBuf::from(text)));
+        match Path::new(text).try_exists() {
+            Ok(true) => return Ok(Self::Path(PathBuf::from(text))),
+            // Something is there, and opening it will say why it cannot be read.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Ok(Self::Path(PathBuf::from(text)));
+            }
+            _ => {}
         }
         if let Some((_, rest)) = text.split_once("://") {
             let repo = rest.split('/').skip(1).take(2).collect::<Vec<_>>().join("/");
@@ -308,6 +313,18 @@ mod tests {
     fn shown_as_written() {
         for text in ["a/b", "a/b@v1", "a/b:x.gguf", "a/b@v1:x.gguf", "smollm2"] {
             assert_eq!(ModelRef::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever is typed, what comes out is safe below a cache directory.
+        #[test]
+        fn any_text_is_safe_or_refused(text in "([a-z.~@:/-]|\\PC){0,24}|[a-c.-]{1,3}/[a-c.-]{1,4}(@[a./]{1,5})?(:[a./]{1,5})?") {
+            if let Ok(ModelRef::Repo { repo, revision, file }) = ModelRef::parse(&text) {
+                assert!(!repo.contains("..") && repo.matches('/').count() == 1);
+                let parts = [revision, file].into_iter().flatten();
+                assert!(parts.flat_map(|part| part.split('/').map(str::to_owned).collect::<Vec<_>>()).all(|part| !matches!(part.as_str(), "" | "." | "..")));
+            }
         }
     }
 }

@@ -91,9 +91,10 @@ impl Hub {
                 wanted.push((name.clone(), self.client().facts(place, name)?));
             }
         }
+        self.check_space(&cache, repo, &wanted)?;
+        let all_here = wanted.iter().all(|(name, facts)| cache.has(&commit, name, facts.size));
         // Before the first byte: from here on a cut is noticed.
         record.listing = listing.files;
-        let all_here = wanted.iter().all(|(name, facts)| cache.has(&commit, name, facts.size));
         match cache.set_record(&commit, &record) {
             // A complete cache of another program, and no right to add to it.
             Err(error) if all_here => tracing::debug!(%error, "not recording {commit}"),
@@ -117,7 +118,7 @@ impl Hub {
         Ok(path_of(&cache, &commit, &selection))
     }
 
-    /// Fetches and links files, after a look at the disk. Gives their sizes.
+    /// Fetches and links files. Gives their sizes.
     pub(crate) fn fetch(
         &self,
         cache: &RepoCache,
@@ -126,18 +127,6 @@ impl Hub {
         files: &[(String, FileFacts)],
         progress: &dyn Progress,
     ) -> Result<Vec<(String, u64)>> {
-        let root = cache.root();
-        cache::create_dirs(&root, HUB_VARIABLE)?;
-        let needed: u64 = files.iter().map(|(_, facts)| bytes_missing(cache, facts)).fold(0, u64::saturating_add);
-        if let Some(free) = cache::free_space(&root).filter(|free| *free < needed) {
-            return Err(Error::NoSpace {
-                file: place.repo.to_owned(),
-                path: root,
-                needed: Some(needed),
-                free: Some(free),
-                variable: HUB_VARIABLE,
-            });
-        }
         files
             .iter()
             .map(|(name, facts)| {
@@ -146,6 +135,24 @@ impl Hub {
                 Ok((name.clone(), size))
             })
             .collect()
+    }
+
+    /// Whether the disk has room for what is missing, before anything is written.
+    pub(crate) fn check_space(&self, cache: &RepoCache, repo: &str, files: &[(String, FileFacts)]) -> Result<()> {
+        let root = cache.root();
+        // The nearest directory that exists is on the disk in question.
+        let disk = root.ancestors().find(|dir| dir.is_dir()).unwrap_or(&root);
+        let needed: u64 = files.iter().map(|(_, facts)| bytes_missing(cache, facts)).fold(0, u64::saturating_add);
+        match cache::free_space(disk) {
+            Some(free) if free < needed => Err(Error::NoSpace {
+                file: repo.to_owned(),
+                path: root,
+                needed: Some(needed),
+                free: Some(free),
+                variable: HUB_VARIABLE,
+            }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -158,18 +158,22 @@ impl Group {
 
 /// GGUF models among `names`; projectors of image models and calibration data are not models.
 fn gguf_groups(names: &[String]) -> Vec<Group> {
+    const EXTENSION: &str = ".gguf";
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     let mut sorted: Vec<&String> = names.iter().collect();
     sorted.sort();
     for name in sorted {
+        let Some(stem_len) = name.len().checked_sub(EXTENSION.len()) else { continue };
         let lower = name.to_lowercase();
         let base = lower.rsplit('/').next().unwrap_or(&lower);
-        if !base.ends_with(".gguf") || base.contains("mmproj") || base.contains("imatrix") {
+        // The last bytes are ASCII then, so the name can be cut there.
+        let is_gguf = name.as_bytes()[stem_len..].eq_ignore_ascii_case(EXTENSION.as_bytes());
+        if !is_gguf || base.contains("mmproj") || base.contains("imatrix") {
             continue;
         }
-        let (stem, parts) = match split_of(name, ".gguf") {
+        let (stem, parts) = match split_of(name, EXTENSION) {
             Some((stem, parts)) => (stem.to_owned(), parts),
-            None => (name[..name.len() - ".gguf".len()].to_owned(), 1),
+            None => (name[..stem_len].to_owned(), 1),
         };
         // Parts of different totals are different models.
         let group = groups.entry(format!("{stem} {parts}")).or_insert_with(|| Group { stem, files: Vec::new(), parts });
@@ -320,5 +324,17 @@ mod tests {
         let index = r#"{"metadata":{},"weight_map":{"a":"2.safetensors","b":"1.safetensors","c":"2.safetensors"}}"#;
         assert_eq!(shards_of_index(index).unwrap(), ["1.safetensors", "2.safetensors"]);
         assert!(shards_of_index("{}").is_none() && shards_of_index("x").is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_listing_gives_listed_files_or_an_error(
+            names in proptest::collection::vec("[a-cQ4_K.é-]{0,4}(-0000[0-3]-of-0000[0-3])?(.gguf|.GGUF|.safetensors|.json)?", 0..8),
+            wanted in proptest::option::of("[a-cQ4_K.é-]{0,6}(.gguf)?"),
+        ) {
+            if let Ok(selection) = choose("o/r", &names, wanted.as_deref()) {
+                assert!(selection.files.iter().chain(&selection.open).all(|file| names.contains(file)));
+            }
+        }
     }
 }

@@ -123,7 +123,7 @@ fn a_cache_that_cannot_be_written() {
     let machine = Machine::new(&server.url);
     fs::write(&machine.config.hub_cache, "a file").unwrap();
     let error = machine.fail("org/m");
-    assert!(error.contains("the cache cannot be written") && error.contains("HF_HOME"), "{error}");
+    assert!(error.contains("the cache cannot be written") && error.contains("HF_HUB_CACHE"), "{error}");
 }
 
 #[cfg(unix)]
