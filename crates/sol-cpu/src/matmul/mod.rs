@@ -9,7 +9,10 @@
 //! every kernel keeps.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod isa;
+mod panel;
 mod portable;
 mod shared;
 
@@ -19,10 +22,11 @@ use std::ops::Range;
 use sol_compute::{ComputeError, MatrixData};
 use sol_weights::{Bytes, DType};
 
-use crate::pool::{Pool, share};
+use crate::pool::Pool;
 
 use activations::{Blocks32, Blocks256};
 use isa::Level;
+use panel::Panel;
 use shared::SharedMut;
 
 pub use isa::Isa;
@@ -103,6 +107,8 @@ pub struct Scratch {
     isa: Isa,
     q32: Blocks32,
     q256: Blocks256,
+    /// One a thread.
+    panels: Vec<Panel>,
 }
 
 impl Scratch {
@@ -113,7 +119,7 @@ impl Scratch {
 
     /// For the kernels of one instruction set: tests compare them.
     pub fn with_isa(isa: Isa) -> Self {
-        Self { isa, q32: Blocks32::default(), q256: Blocks256::default() }
+        Self { isa, q32: Blocks32::default(), q256: Blocks256::default(), panels: Vec::new() }
     }
 }
 
@@ -154,16 +160,51 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
     if parts.iter().any(|part| part.matrix.dtype.block_len() == 256) {
         scratch.q256.fill(pool, x, n, cols);
     }
-    let (q32, q256) = (&scratch.q32, &scratch.q256);
-    let parts: &mut [Part<'_>] = parts;
-    for part in parts {
-        let job = Job { matrix: part.matrix, bias: part.bias, x, q32, q256, n, out: SharedMut::new(part.out) };
+    scratch.panels.resize_with(pool.threads(), Panel::default);
+    let (isa, q32, q256) = (scratch.isa, &scratch.q32, &scratch.q256);
+    let panels = SharedMut::new(&mut scratch.panels);
+    for parts in parts.chunks_mut(TOGETHER) {
+        let mut parts = parts.iter_mut();
+        let jobs: [Option<Job<'_>>; TOGETHER] = std::array::from_fn(|_| {
+            let Part { matrix, bias, out } = parts.next()?;
+            Some(Job { matrix, bias: *bias, x, q32, q256, n, out: SharedMut::new(out) })
+        });
         pool.run(|thread| {
-            let rows = share(job.matrix.rows, 16, thread, pool.threads());
-            // SAFETY: the threads' shares do not overlap.
-            unsafe { job.run(scratch.isa, rows) };
+            // SAFETY: each thread uses its own panel.
+            let panel = &mut unsafe { panels.slice(thread..thread + 1) }[0];
+            let jobs = jobs.iter().flatten();
+            let sizes = jobs.clone().map(|job| (job.matrix.rows, job.matrix.row_bytes));
+            for (job, rows) in jobs.zip(shares(sizes, thread, pool.threads())) {
+                // SAFETY: the threads' shares do not overlap.
+                unsafe { job.run(isa, rows, panel) };
+            }
         });
     }
+}
+
+/// Parts of one [`linear`] that share a region of the pool.
+const TOGETHER: usize = 4;
+
+/// Rows that a share is a multiple of, but at a matrix's end: what kernels work on at a time.
+const TILE: usize = 16;
+
+/// The rows that `thread` does of several matrices, given as rows and bytes of a row. All threads get about as much to read.
+fn shares(
+    matrices: impl Iterator<Item = (usize, usize)> + Clone,
+    thread: usize,
+    threads: usize,
+) -> impl Iterator<Item = Range<usize>> {
+    let matrices = matrices.map(|(rows, bytes)| (rows, rows.div_ceil(TILE), bytes.max(1)));
+    let total: usize = matrices.clone().map(|(_, tiles, bytes)| tiles * bytes).sum();
+    let (from, to) = (total * thread / threads, total * (thread + 1) / threads);
+    let mut before = 0;
+    matrices.map(move |(rows, tiles, bytes)| {
+        // The first row of the first tile that starts at or after `point`.
+        let row = |point: usize| (point.saturating_sub(before).div_ceil(bytes) * TILE).min(rows);
+        let range = row(from)..row(to);
+        before += tiles * bytes;
+        range
+    })
 }
 
 /// One part as the kernels see it.
@@ -180,13 +221,13 @@ struct Job<'a> {
 impl Job<'_> {
     /// # Safety
     /// No two threads may be given the same rows.
-    unsafe fn run(&self, isa: Isa, rows: Range<usize>) {
+    unsafe fn run(&self, isa: Isa, rows: Range<usize>, panel: &mut Panel) {
         match isa.level() {
             // SAFETY: the caller's promise.
             Level::Portable => unsafe { portable::run(self, rows) },
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise, and an `Isa` is what the machine has.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { portable::run(self, rows) },
+            Level::Avx2 => unsafe { avx2::run(self, rows, panel) },
         }
     }
 
@@ -197,7 +238,44 @@ impl Job<'_> {
     #[inline(always)]
     unsafe fn put(&self, column: usize, row: usize, sum: f32) {
         let value = self.bias.map_or(sum, |bias| sum + bias[row]);
-        // SAFETY: `out` is `[n, rows]` and this thread's alone in `row`.
-        unsafe { self.out.as_ptr().add(column * self.matrix.rows + row).write(value) };
+        // SAFETY: the caller's promises.
+        unsafe { self.at(column, row).write(value) };
+    }
+
+    /// Where output `row` of input row `column` lies.
+    ///
+    /// # Safety
+    /// `column < n`, `row < rows`.
+    #[inline(always)]
+    unsafe fn at(&self, column: usize, row: usize) -> *mut f32 {
+        // SAFETY: `out` is `[n, rows]`.
+        unsafe { self.out.as_ptr().add(column * self.matrix.rows + row) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_every_row_once_and_weigh_about_the_same() {
+        for sizes in [&[(576, 360), (192, 360), (192, 360)][..], &[(1, 4), (0, 7), (70, 0)], &[(4096, 3440), (1024, 4200)]] {
+            for threads in [1, 2, 3, 5, 64] {
+                let mut next = vec![0; sizes.len()];
+                for thread in 0..threads {
+                    let mut bytes = 0;
+                    for (i, range) in shares(sizes.iter().copied(), thread, threads).enumerate() {
+                        assert_eq!(range.start, next[i]);
+                        assert!(range.end == sizes[i].0 || range.end % TILE == 0);
+                        next[i] = range.end;
+                        bytes += range.len() * sizes[i].1;
+                    }
+                    let total: usize = sizes.iter().map(|(rows, row)| rows * row).sum();
+                    let most = sizes.iter().map(|(_, row)| row * TILE).max().unwrap_or(0);
+                    assert!(bytes.abs_diff(total / threads) <= 2 * most, "{bytes} of {total} for one of {threads}");
+                }
+                assert!(next.iter().zip(sizes).all(|(next, (rows, _))| next == rows));
+            }
+        }
     }
 }

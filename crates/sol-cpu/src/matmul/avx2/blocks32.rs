@@ -1,0 +1,266 @@
+//! Formats of 32-blocks: one scale, and perhaps one minimum, for each 32 weights.
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::super::Job;
+use super::unpack::{Rows, field, four, halves, in_lanes, levels, signed, unsigned};
+use super::{HALVES, Sums};
+
+/// A block of `8 * H` interleaved rows.
+#[repr(C, align(64))]
+pub(super) struct Block<const H: usize> {
+    /// Columns `4 k .. 4 k + 4` of each row.
+    q: [[__m256i; H]; 8],
+    d: [__m256; H],
+    min: [__m256; H],
+}
+
+/// How a format's blocks are read. All functions are to be inlined into kernels that enable AVX2 and F16C.
+pub(super) trait Format {
+    /// Of a block.
+    const BYTES: usize;
+    /// How many products of `q` sum up to no more than 16 bits hold, in pairs; 0: `q` is signed.
+    const WIDEN: usize;
+    /// What `q` is too large by.
+    const OFFSET: i32 = 0;
+    /// Whether there is a minimum.
+    const MIN: bool = false;
+
+    /// Interleaves the block at byte `at`: `q`, scale, minimum.
+    unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256);
+}
+
+pub(super) struct Tile<F>(PhantomData<F>);
+
+impl<F: Format> super::Tile for Tile<F> {
+    const BLOCK: usize = 32;
+
+    type Block = Block<HALVES>;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn few<const C: usize>(job: &Job<'_>, rows: &Rows, first: usize, sums: &mut Sums<1, C>) {
+        let mut acc = *sums;
+        for b in 0..job.matrix.cols() / 32 {
+            // SAFETY: block `b` lies within each row.
+            unsafe {
+                let (q, d, min) = F::read(rows, b * F::BYTES);
+                let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
+                add::<F, 1, C>(job, &block, b, first, &mut acc);
+            }
+        }
+        *sums = acc;
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pack(rows: &Rows, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
+        for (b, block) in blocks.zip(panel) {
+            // SAFETY: block `b` lies within each row.
+            let (q, d, min) = unsafe { F::read(rows, b * F::BYTES) };
+            for (to, q) in block.q.iter_mut().zip(q) {
+                to[half] = q;
+            }
+            block.d[half] = d;
+            block.min[half] = min;
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn many<const C: usize>(
+        job: &Job<'_>,
+        panel: &[Self::Block],
+        start: usize,
+        first: usize,
+        sums: &mut Sums<HALVES, C>,
+    ) {
+        let mut acc = *sums;
+        for (b, block) in panel.iter().enumerate() {
+            // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
+            unsafe { add::<F, HALVES, C>(job, block, start + b, first, &mut acc) };
+        }
+        *sums = acc;
+    }
+}
+
+/// Adds the products of one block.
+#[inline(always)]
+unsafe fn add<F: Format, const H: usize, const C: usize>(
+    job: &Job<'_>,
+    block: &Block<H>,
+    b: usize,
+    first: usize,
+    acc: &mut Sums<H, C>,
+) {
+    // SAFETY: the caller enables the instructions, block `b` and rows `first..first + C` exist in the activations.
+    unsafe {
+        let (x, cols) = (job.q32, job.matrix.cols());
+        let q = x.q.as_ptr().add(first * cols + b * 32);
+        let mut sums = [[_mm256_setzero_si256(); H]; C];
+        let ones = _mm256_set1_epi16(1);
+        if F::WIDEN == 0 {
+            for (k, w) in block.q.iter().enumerate() {
+                for c in 0..C {
+                    let x = four(q.add(c * cols + 4 * k));
+                    for h in 0..H {
+                        let product = _mm256_madd_epi16(signed(w[h], x), ones);
+                        sums[c][h] = if k == 0 { product } else { _mm256_add_epi32(sums[c][h], product) };
+                    }
+                }
+            }
+        } else {
+            for start in (0..8).step_by(if F::WIDEN == 0 { 8 } else { F::WIDEN }) {
+                let mut short = [[_mm256_setzero_si256(); H]; C];
+                for k in start..start + F::WIDEN {
+                    for c in 0..C {
+                        let x = four(q.add(c * cols + 4 * k));
+                        for h in 0..H {
+                            let product = unsigned(block.q[k][h], x);
+                            short[c][h] = if k == start { product } else { _mm256_add_epi16(short[c][h], product) };
+                        }
+                    }
+                }
+                for c in 0..C {
+                    for h in 0..H {
+                        let wide = _mm256_madd_epi16(short[c][h], ones);
+                        sums[c][h] = if start == 0 { wide } else { _mm256_add_epi32(sums[c][h], wide) };
+                    }
+                }
+            }
+        }
+        for c in 0..C {
+            let at = (first + c) * (cols / 32) + b;
+            let d = _mm256_broadcast_ss(&*x.d.as_ptr().add(at));
+            for h in 0..H {
+                let mut sum = sums[c][h];
+                if F::OFFSET != 0 {
+                    sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(F::OFFSET * *x.sum.as_ptr().add(at)));
+                }
+                acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(block.d[h], d), acc[c][h]);
+                if F::MIN {
+                    acc[c][h] = _mm256_fmadd_ps(block.min[h], _mm256_broadcast_ss(&*x.dsum.as_ptr().add(at)), acc[c][h]);
+                }
+            }
+        }
+    }
+}
+
+/// The 32 nibbles whose 16 bytes start at `at`.
+#[inline(always)]
+unsafe fn nibbles(rows: &Rows, at: usize) -> [__m256i; 8] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let [a, b, c, d] = rows.words16(at);
+        let low = |v| field::<0>(v, 15);
+        let high = |v| field::<4>(v, 15);
+        [low(a), low(b), low(c), low(d), high(a), high(b), high(c), high(d)]
+    }
+}
+
+/// The 32 five-bit numbers whose fifth bits start at `high` and whose nibbles start at `at`.
+#[inline(always)]
+unsafe fn five_bits(rows: &Rows, high: usize, at: usize) -> [__m256i; 8] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let (mut q, bits) = (nibbles(rows, at), rows.word(high));
+        for (k, q) in q.iter_mut().enumerate() {
+            // Bits 4 k .. 4 k + 4 of the lane, one to a byte.
+            let mine = _mm256_set1_epi32(if k % 2 == 0 { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
+            let byte = in_lanes(bits, [k as i8 / 2; 4]);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(byte, mine), mine);
+            *q = _mm256_or_si256(*q, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+        }
+        q
+    }
+}
+
+pub(super) struct Q4_0;
+
+impl Format for Q4_0 {
+    const BYTES: usize = 18;
+    const WIDEN: usize = 8; // 8 * 2 * 15 * 127 = 30480
+    const OFFSET: i32 = 8;
+
+    #[inline(always)]
+    unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
+        // SAFETY: the caller's promises.
+        unsafe { (nibbles(rows, at + 2), rows.half(at), super::zero()) }
+    }
+}
+
+pub(super) struct Q4_1;
+
+impl Format for Q4_1 {
+    const BYTES: usize = 20;
+    const WIDEN: usize = 8;
+    const MIN: bool = true;
+
+    #[inline(always)]
+    unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let (d, min) = halves(rows.word(at));
+            (nibbles(rows, at + 4), d, min)
+        }
+    }
+}
+
+pub(super) struct Q5_0;
+
+impl Format for Q5_0 {
+    const BYTES: usize = 22;
+    const WIDEN: usize = 4; // 4 * 2 * 31 * 127 = 31496
+    const OFFSET: i32 = 16;
+
+    #[inline(always)]
+    unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
+        // SAFETY: the caller's promises.
+        unsafe { (five_bits(rows, at + 2, at + 6), rows.half(at), super::zero()) }
+    }
+}
+
+pub(super) struct Q5_1;
+
+impl Format for Q5_1 {
+    const BYTES: usize = 24;
+    const WIDEN: usize = 4;
+    const MIN: bool = true;
+
+    #[inline(always)]
+    unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let (d, min) = halves(rows.word(at));
+            (five_bits(rows, at + 4, at + 8), d, min)
+        }
+    }
+}
+
+pub(super) struct Q8_0;
+
+impl Format for Q8_0 {
+    const BYTES: usize = 34;
+    const WIDEN: usize = 0;
+
+    #[inline(always)]
+    unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let ([a, b, c, d], [e, f, g, h]) = (rows.words16(at + 2), rows.words16(at + 18));
+            ([a, b, c, d, e, f, g, h], rows.half(at), super::zero())
+        }
+    }
+}
+
+pub(super) struct Iq4Nl;
+
+impl Format for Iq4Nl {
+    const BYTES: usize = 18;
+    const WIDEN: usize = 0;
+
+    #[inline(always)]
+    unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
+        // SAFETY: the caller's promises.
+        unsafe { (nibbles(rows, at + 2).map(|q| levels(q)), rows.half(at), super::zero()) }
+    }
+}

@@ -1,0 +1,46 @@
+//! A thread's work memory: unpacked weights, kept while many input rows pass.
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Aligned memory that grows to what is asked for and stays.
+#[derive(Default)]
+pub(super) struct Panel(Vec<Line>);
+
+impl Panel {
+    /// Columns of a quantised row that are unpacked at a time: a multiple of every block, and little enough for sixteen such
+    /// rows to stay in the first- or second-level cache.
+    pub(super) const COLS: usize = 2048;
+
+    /// Room for `n` of `T`.
+    ///
+    /// # Safety
+    /// All bytes are valid as `T`.
+    pub(super) unsafe fn blocks<T>(&mut self, n: usize) -> &mut [T] {
+        const { assert!(align_of::<T>() <= 64) };
+        let lines = (n * size_of::<T>()).div_ceil(64);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0; 64]));
+        }
+        // SAFETY: aligned, large enough, initialised, and valid by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), n) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::x86_64::__m256;
+
+    impl super::Panel {
+        /// Room for `vectors`, and for `floats` more.
+        pub(in crate::matmul) fn floats(&mut self, vectors: usize, floats: usize) -> (&mut [__m256], &mut [f32]) {
+            // SAFETY: any bytes are floats.
+            let all = unsafe { self.blocks::<__m256>(vectors + floats.div_ceil(8)) };
+            let (vectors, rest) = all.split_at_mut(vectors);
+            // SAFETY: a vector is eight floats.
+            (vectors, unsafe { std::slice::from_raw_parts_mut(rest.as_mut_ptr().cast(), floats) })
+        }
+    }
+}
