@@ -19,7 +19,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The readers make tensors only after checking that the shape has a product and that the bytes fit it.
+    /// The readers make tensors only after checking the shape with [`element_count`] and that the bytes fit it.
     pub(crate) fn new(name: String, dtype: DType, shape: Vec<usize>, bytes: Bytes, path: Arc<Path>) -> Self {
         Self { name, dtype, shape, bytes, path }
     }
@@ -77,5 +77,27 @@ impl Tensor {
 
     fn unsupported(&self, wanted: &'static str) -> Error {
         Error::UnsupportedType { path: self.path.to_path_buf(), tensor: self.name.clone(), dtype: self.dtype, wanted }
+    }
+}
+
+/// The number of elements of a shape; `None` when the dimensions other than 0 have no product, so that the product of a
+/// shape that passes does not overflow in any order.
+pub(crate) fn element_count(shape: &[usize]) -> Option<usize> {
+    let product = shape.iter().filter(|&&n| n != 0).try_fold(1usize, |product, &n| product.checked_mul(n))?;
+    Some(if shape.contains(&0) { 0 } else { product })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zero_does_not_excuse_dimensions_without_a_product() {
+        assert_eq!(element_count(&[]), Some(1));
+        assert_eq!(element_count(&[3, 0, 5]), Some(0));
+        assert_eq!(element_count(&[usize::MAX, 2]), None);
+        for shape in [[0, usize::MAX, 2], [usize::MAX, 0, 2], [usize::MAX, 2, 0]] {
+            assert_eq!(element_count(&shape), None);
+        }
     }
 }

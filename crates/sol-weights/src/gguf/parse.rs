@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{Array, Metadata, Value};
 use crate::error::shown;
+use crate::tensor::element_count;
 use crate::{Bytes, DType, Error, Result, Tensor};
 
 /// No header comes near (a vocabulary of 256 k tokens with merges is about 15 MB); a file that claims more wants to
@@ -318,7 +319,8 @@ impl<'a> Reader<'a> {
     }
 
     fn tensor_entry(&mut self, name: String) -> Result<Entry> {
-        let bad = |problem: String| Error::tensor(self.path, &name, problem);
+        let path = self.path;
+        let bad = |problem: String| Error::tensor(path, &name, problem);
         let dimensions = self.u32()?;
         if dimensions > MAX_DIMENSIONS {
             return Err(bad(format!("{dimensions} dimensions are more than {MAX_DIMENSIONS}; the file is damaged")));
@@ -327,7 +329,6 @@ impl<'a> Reader<'a> {
         for _ in 0..dimensions {
             shape.push(self.u64()?);
         }
-        let bad = |problem: String| Error::tensor(self.path, &name, problem);
         let dtype = DType::from_ggml(self.u32()?);
         let offset = self.u64()?;
         let too_big = || bad(format!("its shape {shape:?} is too big for any file; the file is damaged"));
@@ -337,14 +338,12 @@ impl<'a> Reader<'a> {
             let problem = format!("its rows of {row} elements do not fill blocks of {} ({dtype})", dtype.block_len());
             return Err(bad(problem));
         }
-        // Shapes are checked as products of 64-bit numbers, then narrowed: views need them as usize.
-        let elements = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n)).ok_or_else(too_big)?;
-        let elements = usize::try_from(elements).map_err(|_| too_big())?;
+        let shape: Option<Vec<usize>> = shape.iter().rev().map(|&n| usize::try_from(n).ok()).collect();
+        let (shape, elements) = shape.and_then(|shape| element_count(&shape).map(|n| (shape, n))).ok_or_else(too_big)?;
         let bytes = match dtype.block_bytes() {
             0 => None,
             _ => Some(dtype.bytes_for(elements).ok_or_else(too_big)? as u64),
         };
-        let shape = shape.iter().rev().map(|&n| usize::try_from(n).map_err(|_| too_big())).collect::<Result<_>>()?;
         Ok(Entry { name, dtype, shape, bytes, offset })
     }
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::error::shown;
+use crate::tensor::element_count;
 use crate::{Bytes, DType, Error, Result, Tensor};
 
 /// The limit of the reference implementation.
@@ -107,10 +108,7 @@ impl Entry {
             });
         }
         let narrow: Option<Vec<usize>> = shape.iter().map(|&n| usize::try_from(n).ok()).collect();
-        let narrow = narrow.and_then(|shape| {
-            let elements = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))?;
-            Some((dtype.bytes_for(elements)?, shape))
-        });
+        let narrow = narrow.and_then(|shape| Some((dtype.bytes_for(element_count(&shape)?)?, shape)));
         match narrow {
             Some((bytes, shape)) if bytes as u64 == end - start => Ok((dtype, shape, start as usize, end as usize)),
             _ => Err(bad(format!(

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::tensor::element_count;
 use crate::{DType, Error, Result};
 
 /// Writes tensors (name, type, shape, little-endian bytes) to a file.
@@ -47,7 +48,7 @@ fn header(path: &Path, tensors: &[&(&str, DType, &[usize], &[u8])]) -> Result<St
         if DType::from_safetensors(dtype.name()).is_none() {
             return Err(Error::tensor(path, name, format!("safetensors files can not hold {dtype}")));
         }
-        let elements = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).unwrap_or(usize::MAX);
+        let elements = element_count(shape).unwrap_or(usize::MAX);
         if dtype.bytes_for(elements) != Some(bytes.len()) {
             return Err(Error::Length { dtype: *dtype, elements, bytes: bytes.len() });
         }

@@ -73,6 +73,7 @@ fn counts_and_lengths_past_the_file() {
         key.extend(length);
         refused("a.gguf", &key, &["metadata entry 1", "ends inside"]);
         refused("a.gguf", &Gguf::new().tensor("t", &[huge, huge], 0, 0).bytes(), &["tensor `t`", "too big"]);
+        refused("a.gguf", &Gguf::new().tensor("t", &[0, huge, huge], 0, 0).bytes(), &["tensor `t`", "too big"]);
         refused("a.gguf", &Gguf::new().tensor("t", &[huge & !31], 0, 0).bytes(), &["tensor `t`"]);
         refused("a.gguf", &Gguf::new().tensor("t", &[4], 0, huge & !31).data(64).bytes(), &["tensor `t`", "ends inside"]);
     }
@@ -199,6 +200,7 @@ fn safetensors_headers_that_lie() {
     with(r#"{"a":{"dtype":"F32","shape":[5],"data_offsets":[0,20]}}"#, &["tensor `a`", "ends inside"]);
     with(r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}}"#, &["tensor `a`", "out of order"]);
     with(r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[18446744073709551615,18446744073709551615]}}"#, &["tensor `a`"]);
+    with(r#"{"a":{"dtype":"F32","shape":[0,9223372036854775808,2],"data_offsets":[0,0]}}"#, &["tensor `a`"]);
     with(r#"{"a":{"dtype":"F32","shape":[9223372036854775808,2],"data_offsets":[0,16]}}"#, &["tensor `a`"]);
     with(
         r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#,
