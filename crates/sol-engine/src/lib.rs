@@ -1,1 +1,39 @@
-//! placeholder
+//! Requests in, tokens out.
+//!
+//! Read in this order: [`LanguageModel`] (`load`) opens a checkpoint with its tokenizer and chat template; [`Engine`] runs
+//! token ids through the decoder and keeps each [`Sequence`]'s keys and values in blocks; `sampling` turns logits into a
+//! token; `generate` is the loop that answers; `perplexity` scores text.
+//!
+//! **Invariant.** A request's result is a function of the request alone: same weights, ids, options and seed, same tokens,
+//! whatever ran before and however many threads there are.
+//!
+//! This crate knows no terminal and no HTTP.
+//!
+//! ```no_run
+//! use sol_engine::{Generation, LanguageModel, Message, Options};
+//!
+//! let mut model = LanguageModel::load("smollm2", Options::default())?;
+//! let prompt = model.chat_prompt(&[Message::user("Please, introduce yourself.")])?;
+//! let answer = model.generate(&prompt, &Generation::default(), &mut |text| print!("{text}"))?;
+//! # let _ = answer;
+//! # Ok::<(), sol_engine::Error>(())
+//! ```
+
+mod engine;
+mod error;
+mod generate;
+mod load;
+mod perplexity;
+mod sampling;
+mod stop;
+
+pub use engine::{Engine, Sequence};
+pub use error::Error;
+pub use generate::{Answer, Finish, Generation, Interrupt};
+pub use load::{LanguageModel, Options, open_tokenizer};
+pub use perplexity::{Perplexity, perplexity};
+pub use sampling::{Sampler, Sampling};
+pub use sol_text::Message;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -33,7 +33,7 @@ pub struct Model<B: Backend> {
     rope: RopeTable,
     context: usize,
     warnings: Vec<String>,
-    exact: bool,
+    checkpoint: Arc<Checkpoint>,
 }
 
 /// Buffers of a forward pass of up to `rows` rows, allocated once.
@@ -70,23 +70,22 @@ impl<B: Backend> Workspace<B> {
 
 impl<B: Backend> Model<B> {
     /// Loads a checkpoint: every tensor is found and checked, none is read.
-    pub fn load(backend: Arc<B>, checkpoint: &Checkpoint, options: LoadOptions) -> Result<Self, ModelError> {
-        let description = describe(checkpoint)?;
+    pub fn load(backend: Arc<B>, checkpoint: Arc<Checkpoint>, options: LoadOptions) -> Result<Self, ModelError> {
+        let description = describe(&checkpoint)?;
         let mut spec = description.spec;
         if options.no_window {
             spec.disable_windows();
         }
         let context = options.context.unwrap_or(spec.context);
         let factors = options.rope_factors.unwrap_or_else(|| spec.rope.factors_for(context));
-        let exact = checkpoint.tensors().all(|t| matches!(t.dtype, DType::F32 | DType::F16 | DType::BF16));
         Ok(Self {
-            weights: load(&*backend, checkpoint, &description.naming, &spec)?,
+            weights: load(&*backend, &checkpoint, &description.naming, &spec)?,
             rope: spec.rope.table(factors),
             spec,
             backend,
             context,
             warnings: description.warnings,
-            exact,
+            checkpoint,
         })
     }
 
@@ -110,9 +109,15 @@ impl<B: Backend> Model<B> {
         &self.warnings
     }
 
-    /// Keys and values in f32 where the weights are exact (so that results equal a float32 reference), else in f16.
+    /// See [`natural_kv_type`].
     pub fn natural_kv_type(&self) -> KvType {
-        if self.exact { KvType::F32 } else { KvType::F16 }
+        natural_kv_type(&self.checkpoint)
+    }
+
+    /// The first tensor that holds a value that is no finite number; reads all of them, so only once a result has gone wrong.
+    pub fn first_non_finite(&self) -> Option<&str> {
+        let broken = |t: &&sol_weights::Tensor| t.to_f32().is_ok_and(|values| values.iter().any(|v| !v.is_finite()));
+        self.checkpoint.tensors().find(broken).map(|t| t.name.as_str())
     }
 
     /// A KV cache of `blocks` blocks.
@@ -217,6 +222,12 @@ impl<B: Backend> Model<B> {
             }
         }
     }
+}
+
+/// Keys and values in f32 where the weights are exact (so that results equal a float32 reference), else in f16.
+pub fn natural_kv_type(checkpoint: &Checkpoint) -> KvType {
+    let exact = checkpoint.tensors().all(|t| matches!(t.dtype, DType::F32 | DType::F16 | DType::BF16));
+    if exact { KvType::F32 } else { KvType::F16 }
 }
 
 /// The cache a decoder needs.

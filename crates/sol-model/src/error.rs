@@ -68,9 +68,6 @@ pub enum ModelError {
         /// What the backend said.
         source: ComputeError,
     },
-    /// The weights gave a result that is no number.
-    #[error("{0}")]
-    NotFinite(String),
     /// The file itself.
     #[error(transparent)]
     Weights(#[from] sol_weights::Error),

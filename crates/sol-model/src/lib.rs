@@ -23,7 +23,7 @@ mod rope;
 mod weights;
 
 pub use architectures::{SUPPORTED, describe};
-pub use decoder::{BLOCK_LEN, LoadOptions, Model, Workspace};
+pub use decoder::{BLOCK_LEN, LoadOptions, Model, Workspace, natural_kv_type};
 pub use error::ModelError;
 pub use names::{Naming, Role};
 pub use rope::RopeFactors;

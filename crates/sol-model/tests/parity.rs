@@ -55,8 +55,8 @@ const BLOCKS_EACH: u32 = 8;
 
 impl Runner {
     fn new(path: &Path, options: LoadOptions, kv: KvType) -> Self {
-        let checkpoint = Checkpoint::open(path).unwrap();
-        let model = Model::load(Arc::new(Cpu::new(Some(2)).unwrap()), &checkpoint, options).unwrap();
+        let checkpoint = Arc::new(Checkpoint::open(path).unwrap());
+        let model = Model::load(Arc::new(Cpu::new(Some(2)).unwrap()), checkpoint, options).unwrap();
         let cache = model.cache(2 * BLOCKS_EACH as usize, kv).unwrap();
         // Interleaved and reversed, so that a table that is ignored shows.
         let tables = (0..2).map(|s| (0..BLOCKS_EACH).rev().map(|b| 2 * b + s).collect()).collect();

@@ -1,2 +1,64 @@
-//! The `sol` binary.
-fn main() {}
+//! `sol`: run, measure and build Solar Pro Preview and the models of its table.
+//!
+//! The binary is thin: each verb is a file that reads its arguments, calls the libraries and prints. Exit codes: 0 done, 1 it
+//! failed (one sentence on stderr says why), 2 the command line makes no sense, 130 interrupted.
+
+mod common;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs, measures and builds Solar Pro Preview and the models of its table, on one machine.
+#[derive(Parser)]
+#[command(name = "sol", version, max_term_width = 110, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Examples:\n  sol run \"Please, introduce yourself.\"\n  sol run                          # a conversation\n  \
+                        sol inspect solar-pro --fit 24GB\n  sol bench -m smollm2")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+
+    #[command(flatten)]
+    output: common::Output,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Chat: one answer when a prompt is given (or piped in), a conversation in the terminal when not
+    Run(verbs::run::Args),
+    /// Prefill and decode speed, as llama-bench reports them
+    Bench(verbs::bench::Args),
+    /// What a checkpoint is, tensor by tensor, and what it will need
+    Inspect(verbs::inspect::Args),
+    /// Logits of given token ids, for comparison with other implementations
+    Logits(verbs::logits::Args),
+    /// Text from stdin to token ids, or back
+    Tokenize(verbs::tokenize::Args),
+    /// Perplexity of a text, as llama-perplexity defines it
+    Perplexity(verbs::perplexity::Args),
+    /// Obtain a model
+    Pull(verbs::models::PullArgs),
+    /// Models on this machine
+    List(verbs::models::ListArgs),
+    /// Remove a model from this machine
+    Rm(verbs::models::RmArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    common::init(&cli.output);
+    let output = &cli.output;
+    let result = match cli.verb {
+        Verb::Run(args) => verbs::run::run(args, output),
+        Verb::Bench(args) => verbs::bench::run(args, output),
+        Verb::Inspect(args) => verbs::inspect::run(args, output),
+        Verb::Logits(args) => verbs::logits::run(args, output),
+        Verb::Tokenize(args) => verbs::tokenize::run(args, output),
+        Verb::Perplexity(args) => verbs::perplexity::run(args, output),
+        Verb::Pull(args) => verbs::models::pull(args, output),
+        Verb::List(args) => verbs::models::list(args, output),
+        Verb::Rm(args) => verbs::models::rm(args, output),
+    };
+    common::exit_code(result)
+}

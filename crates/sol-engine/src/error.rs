@@ -1,0 +1,103 @@
+//! What can go wrong between a request and its answer.
+
+use std::path::PathBuf;
+
+use thiserror::Error as ThisError;
+
+/// An error of this crate.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// The sequence does not fit.
+    #[error("{needed} tokens are needed ({prompt} of the prompt and {max_tokens} to generate), but the context holds {context}; {hint}")]
+    ContextOverflow {
+        /// Tokens in all.
+        needed: usize,
+        /// Of the prompt.
+        prompt: usize,
+        /// Asked for.
+        max_tokens: usize,
+        /// What fits.
+        context: usize,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A context beyond what the model was made for.
+    #[error("a context of {asked} tokens was asked for, but the model's is {context}; lower --ctx")]
+    ContextTooLong {
+        /// `--ctx`.
+        asked: usize,
+        /// The model's.
+        context: usize,
+    },
+    /// Nothing to go on from.
+    #[error("the prompt is empty: give at least one token")]
+    EmptyPrompt,
+    /// No such token.
+    #[error("token id {id} is not in the vocabulary of {vocab} tokens (0 to {})", vocab - 1)]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// The blocks of the cache are used up.
+    #[error("the KV cache is full: its {blocks} blocks hold {tokens} tokens; release a sequence or raise --ctx")]
+    CacheFull {
+        /// Blocks in all.
+        blocks: usize,
+        /// Tokens they hold.
+        tokens: usize,
+    },
+    /// The weights give no numbers.
+    #[error("the model gives logits that are not numbers: {cause}")]
+    NotFinite {
+        /// Which tensor, if one was found.
+        cause: String,
+    },
+    /// The checkpoint has no tokenizer, so only ids can go in and out.
+    #[error("{}: no tokenizer beside the weights (tokenizer.json or tokenizer.model); give token ids with --ids", path.display())]
+    NoTokenizer {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// The checkpoint has no chat template.
+    #[error("this model has no chat template, so it can not hold a conversation; use --raw to continue a text")]
+    NoChatTemplate,
+    /// An option that makes no sense.
+    #[error("{option} is {value}: {problem}")]
+    BadOption {
+        /// The option as the command line spells it.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Text that is too short to be scored.
+    #[error("the text has {tokens} tokens, but perplexity over chunks of {chunk} needs at least {chunk}; lower --ctx or give more text")]
+    TextTooShort {
+        /// Tokens there are.
+        tokens: usize,
+        /// Tokens a chunk has.
+        chunk: usize,
+    },
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// Where the model should have come from.
+    #[error(transparent)]
+    Hub(#[from] sol_hub::Error),
+    /// The file.
+    #[error(transparent)]
+    Weights(#[from] sol_weights::Error),
+    /// The decoder.
+    #[error(transparent)]
+    Model(#[from] sol_model::ModelError),
+    /// The backend.
+    #[error(transparent)]
+    Compute(#[from] sol_compute::ComputeError),
+    /// Tokenizer or template.
+    #[error(transparent)]
+    Text(#[from] sol_text::Error),
+}

@@ -1,0 +1,213 @@
+//! The loop that answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::load::LanguageModel;
+use crate::sampling::{Sampler, Sampling};
+use crate::stop::StopStrings;
+use crate::{Error, Result};
+
+/// A flag that stops what is running; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Asks to stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Forgets the request; says whether there was one.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether to stop.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How to answer.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Most new tokens; `None`: 512, as the model card's example, or what is left of the context if that is less.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Go on after end-of-turn tokens.
+    pub ignore_eos: bool,
+    /// When the context is full, forget the older half of it and go on.
+    pub shift: bool,
+    /// Stops the answer from another thread.
+    pub interrupt: Interrupt,
+}
+
+/// New tokens where nobody says how many.
+const DEFAULT_MAX_TOKENS: usize = 512;
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self {
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            shift: false,
+            interrupt: Interrupt::default(),
+        }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn.
+    EndOfTurn,
+    /// A stop string came.
+    StopString,
+    /// `max_tokens` were made.
+    MaxTokens,
+    /// The context is full.
+    ContextFull,
+    /// Somebody interrupted it.
+    Interrupted,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Tokens made, without the one that ended the turn.
+    pub ids: Vec<u32>,
+    /// Their text; empty for a model without tokenizer.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// How many of them were still cached from before.
+    pub cached_tokens: usize,
+    /// Time until the first token was known.
+    pub prefill: Duration,
+    /// Time for all others.
+    pub decode: Duration,
+}
+
+impl LanguageModel {
+    /// Answers a prompt of token ids; `show` gets the text as it comes, in whole characters. What the prompt has in common
+    /// with the one before is not computed again.
+    pub fn generate(&mut self, prompt: &[u32], options: &Generation, show: &mut dyn FnMut(&str)) -> Result<Answer> {
+        let context = self.engine.context();
+        let vocab = self.engine.model().spec().vocab;
+        let mut sampler = Sampler::new(options.sampling.clone(), vocab, prompt)?;
+        let max_tokens = self.plan(prompt.len(), context, options)?;
+
+        let start = Instant::now();
+        let common = prompt.iter().zip(self.sequence.tokens()).take_while(|(a, b)| a == b).count();
+        // The last token's logits are needed again.
+        let cached = common.min(prompt.len() - 1);
+        self.engine.truncate(&mut self.sequence, cached);
+        let interrupt = options.interrupt.clone();
+        let stop = || interrupt.is_set();
+        let mut answer = Answer {
+            ids: Vec::new(),
+            text: String::new(),
+            finish: Finish::MaxTokens,
+            prompt_tokens: prompt.len(),
+            cached_tokens: cached,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+        };
+        let mut next = match self.engine.extend(&mut self.sequence, &prompt[cached..], &stop) {
+            Ok(logits) => sampler.sample(logits),
+            Err(Error::Interrupted) => {
+                answer.finish = Finish::Interrupted;
+                answer.prefill = start.elapsed();
+                return Ok(answer);
+            }
+            Err(e) => return Err(e),
+        };
+        answer.prefill = start.elapsed();
+
+        let start = Instant::now();
+        let mut stream = self.tokenizer.as_ref().map(|t| t.stream(true));
+        let mut stops = StopStrings::new(&options.stop);
+        let mut visible = String::new();
+        loop {
+            if !options.ignore_eos && self.end_of_turn.contains(&next) {
+                answer.finish = Finish::EndOfTurn;
+                break;
+            }
+            answer.ids.push(next);
+            let text = stream.as_mut().map(|s| s.push(next)).unwrap_or_default();
+            let stopped = stops.push(&text, &mut visible);
+            answer.text.push_str(&visible);
+            if !visible.is_empty() {
+                show(&visible);
+            }
+            if stopped {
+                answer.finish = Finish::StopString;
+                break;
+            }
+            if options.interrupt.is_set() {
+                answer.finish = Finish::Interrupted;
+                break;
+            }
+            if answer.ids.len() >= max_tokens {
+                break;
+            }
+            if self.sequence.tokens().len() >= context {
+                if !options.shift {
+                    answer.finish = Finish::ContextFull;
+                    break;
+                }
+                self.shift(&stop)?;
+            }
+            next = sampler.sample(self.engine.extend(&mut self.sequence, &[next], &|| false)?);
+        }
+        if answer.finish != Finish::StopString {
+            let mut rest = String::new();
+            let ended = stream.as_mut().map(|s| s.finish()).unwrap_or_default();
+            stops.push(&ended, &mut rest);
+            rest.push_str(&stops.finish());
+            answer.text.push_str(&rest);
+            if !rest.is_empty() {
+                show(&rest);
+            }
+        }
+        answer.decode = start.elapsed();
+        Ok(answer)
+    }
+
+    /// How many tokens may be made, if the prompt fits at all.
+    fn plan(&self, prompt: usize, context: usize, options: &Generation) -> Result<usize> {
+        if prompt == 0 {
+            return Err(Error::EmptyPrompt);
+        }
+        let overflow = |max_tokens| {
+            let hint = "shorten the prompt, lower --max-tokens, raise --ctx if the model allows, or use --shift to forget the beginning";
+            Err(Error::ContextOverflow { needed: prompt + max_tokens, prompt, max_tokens, context, hint })
+        };
+        match options.max_tokens {
+            // The last token made need not be cached.
+            Some(n) if prompt + n > context + 1 && !(options.shift && prompt <= context) => overflow(n),
+            None if prompt > context => overflow(1),
+            Some(n) => Ok(n),
+            None if options.shift => Ok(DEFAULT_MAX_TOKENS),
+            None => Ok(DEFAULT_MAX_TOKENS.min(context + 1 - prompt)),
+        }
+    }
+
+    /// Forgets the older half of the context but its first token (`<s>` anchors attention), and reads the rest again.
+    fn shift(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
+        let tokens = self.sequence.tokens().to_vec();
+        let keep = usize::from(tokens.len() > 1);
+        let later = &tokens[tokens.len() - (tokens.len() - keep) / 2..];
+        self.engine.truncate(&mut self.sequence, keep);
+        self.engine.extend(&mut self.sequence, later, stop).map(|_| ())
+    }
+}

@@ -1,0 +1,245 @@
+//! [`LanguageModel`]: a checkpoint with all that belongs to it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use sol_compute::KvType;
+use sol_cpu::Cpu;
+use sol_hub::{Hub, ModelRef, Silent};
+use sol_model::{LoadOptions, Model, RopeFactors};
+use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, Tokenizer, fold_system_into_user};
+use sol_weights::{Checkpoint, HfMetadata, Metadata, gguf};
+
+use crate::engine::{Engine, Sequence};
+use crate::sampling::Sampling;
+use crate::{Error, Result};
+
+/// How to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Threads; default: one for each core.
+    pub threads: Option<usize>,
+    /// Longest sequence; default: the model's context.
+    pub context: Option<usize>,
+    /// Number format of the KV cache; default: f32 for unquantised weights, else f16.
+    pub kv_type: Option<KvType>,
+    /// Ignore sliding windows.
+    pub no_window: bool,
+    /// Longrope's set of factors; default: by the context.
+    pub rope_factors: Option<RopeFactors>,
+    /// Put system messages in front of the first user message.
+    pub system_as_user: bool,
+}
+
+/// A model that can be talked to.
+pub struct LanguageModel {
+    pub(crate) engine: Engine<Cpu>,
+    pub(crate) tokenizer: Option<Tokenizer>,
+    /// What the cache holds: the last conversation.
+    pub(crate) sequence: Sequence,
+    pub(crate) end_of_turn: Vec<u32>,
+    template: Option<ChatTemplate>,
+    sampling: Sampling,
+    system_as_user: bool,
+    path: PathBuf,
+    warnings: Vec<String>,
+}
+
+impl LanguageModel {
+    /// Finds a model by path, alias or hub reference (without a progress bar) and opens it.
+    pub fn load(reference: &str, options: Options) -> Result<Self> {
+        let path = Hub::from_env()?.resolve(&ModelRef::parse(reference)?, &Silent)?;
+        Self::open(&path, options)
+    }
+
+    /// Opens a file or a directory.
+    pub fn open(path: &Path, options: Options) -> Result<Self> {
+        let checkpoint = Arc::new(Checkpoint::open(path)?);
+        let architecture = sol_model::describe(&checkpoint)?.spec;
+        if let Some(asked) = options.context {
+            if asked == 0 {
+                return Err(Error::BadOption { option: "--ctx", value: "0".into(), problem: "must be at least 1" });
+            }
+            if asked > architecture.context {
+                return Err(Error::ContextTooLong { asked, context: architecture.context });
+            }
+        }
+        let backend = Arc::new(Cpu::new(options.threads)?);
+        let LoadedText { tokenizer, template } = load_text(&checkpoint, architecture.architecture)?;
+        let (end_of_turn, sampling) = generation_defaults(&checkpoint, tokenizer.as_ref());
+        let load = LoadOptions { no_window: options.no_window, context: options.context, rope_factors: options.rope_factors };
+        let model = Model::load(backend, Arc::clone(&checkpoint), load)?;
+        let mut warnings = model.warnings().to_vec();
+        if let Some(tokenizer) = &tokenizer {
+            warnings.extend(tokenizer.notes().iter().cloned());
+            if tokenizer.vocab_size() > model.spec().vocab {
+                warnings.push(format!(
+                    "the tokenizer has {} tokens, the model only {}: text that needs the others is refused",
+                    tokenizer.vocab_size(),
+                    model.spec().vocab
+                ));
+            }
+        }
+        Ok(Self {
+            engine: Engine::new(model, options.kv_type)?,
+            tokenizer,
+            sequence: Sequence::default(),
+            end_of_turn,
+            template,
+            sampling,
+            system_as_user: options.system_as_user,
+            path: path.to_owned(),
+            warnings,
+        })
+    }
+
+    /// The engine, for ids without text.
+    pub fn engine(&mut self) -> &mut Engine<Cpu> {
+        &mut self.engine
+    }
+
+    /// The decoder's description.
+    pub fn spec(&self) -> &sol_model::DecoderSpec {
+        self.engine.model().spec()
+    }
+
+    /// The tokenizer, if the checkpoint has one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { path: self.path.clone() })
+    }
+
+    /// What `generation_config.json` asks for; greedy where it asks for nothing.
+    pub fn default_sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// Tokens that end a turn.
+    pub fn end_of_turn(&self) -> &[u32] {
+        &self.end_of_turn
+    }
+
+    /// What the user should know about this checkpoint.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The ids of a conversation as the model was trained on it, up to where its answer begins.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        let template = self.template.as_ref().ok_or(Error::NoChatTemplate)?;
+        let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default().to_owned();
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            bos_token: token(tokenizer.bos()),
+            eos_token: token(tokenizer.eos()),
+            ..RenderOptions::default()
+        };
+        let folded = self.system_as_user.then(|| fold_system_into_user(messages));
+        Ok(template.encode(tokenizer, folded.as_deref().unwrap_or(messages), &options)?)
+    }
+
+    /// The ids of a text to continue.
+    pub fn text_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.tokenizer()?.encode(text, sol_text::Encode { add_bos: true, parse_special: false })?)
+    }
+}
+
+/// The tokenizer of a model file or directory, which need not hold weights.
+pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if path.is_dir() && (path.join("tokenizer.json").exists() || path.join("tokenizer.model").exists()) {
+        return Ok(Tokenizer::from_dir(path)?);
+    }
+    let checkpoint = Checkpoint::open(path)?;
+    load_text(&checkpoint, "")?.tokenizer.ok_or_else(|| Error::NoTokenizer { path: path.to_owned() })
+}
+
+struct LoadedText {
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+}
+
+fn load_text(checkpoint: &Checkpoint, architecture: &str) -> Result<LoadedText> {
+    let (tokenizer, template) = match checkpoint.metadata() {
+        Metadata::Gguf(meta) => {
+            let tokenizer = gguf_vocab(meta).map(Tokenizer::from_gguf).transpose()?;
+            (tokenizer, meta.str("tokenizer.chat_template").map(ChatTemplate::new).transpose()?)
+        }
+        Metadata::Hf(HfMetadata { dir, .. }) => {
+            let has = ["tokenizer.json", "tokenizer.model"].iter().any(|name| dir.join(name).exists());
+            let tokenizer = if has { Some(Tokenizer::from_dir(dir)?) } else { None };
+            let template = if has { ChatTemplate::from_dir(dir)? } else { None };
+            (tokenizer, template)
+        }
+    };
+    // Solar Pro Preview was trained on ChatML without system prompts, which its template does not say.
+    let template = match (architecture, template) {
+        ("solar", template) => Some(template.unwrap_or_else(ChatTemplate::chatml).without_system()),
+        (_, template) => template,
+    };
+    Ok(LoadedText { tokenizer, template })
+}
+
+fn gguf_vocab(meta: &gguf::Metadata) -> Option<GgufVocab> {
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let id = |name: &str| meta.u64(&key(name)).and_then(|id| u32::try_from(id).ok());
+    let model = meta.str(&key("model")).filter(|m| !["none", "no_vocab"].contains(m))?;
+    Some(GgufVocab {
+        model: model.to_owned(),
+        pre: meta.str(&key("pre")).map(str::to_owned),
+        tokens: meta.strings(&key("tokens")).unwrap_or_default().to_vec(),
+        scores: meta.f32s(&key("scores")),
+        token_types: meta.i32s(&key("token_type")),
+        merges: meta.strings(&key("merges")).map(<[String]>::to_vec),
+        bos: id("bos_token_id"),
+        eos: id("eos_token_id"),
+        unk: id("unknown_token_id"),
+        pad: id("padding_token_id"),
+        eot: id("eot_token_id"),
+        add_bos: meta.bool(&key("add_bos_token")),
+        add_eos: meta.bool(&key("add_eos_token")),
+        add_space_prefix: meta.bool(&key("add_space_prefix")),
+    })
+}
+
+/// Names of tokens that end a turn, for GGUF files, which have no list of them.
+const TURN_ENDS: [&str; 8] =
+    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"];
+
+fn generation_defaults(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> (Vec<u32>, Sampling) {
+    let mut ends = Vec::new();
+    let mut sampling = Sampling::default();
+    match checkpoint.metadata() {
+        Metadata::Gguf(meta) => {
+            let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+            ends.extend(keys.iter().filter_map(|key| meta.u64(key)).filter_map(|id| u32::try_from(id).ok()));
+            if let Some(t) = tokenizer {
+                ends.extend(TURN_ENDS.iter().filter_map(|name| t.id(name)).filter(|id| t.is_special(*id)));
+            }
+        }
+        Metadata::Hf(hf) => {
+            let configs = [hf.generation_config.as_ref(), Some(&hf.config)];
+            let listed = configs.into_iter().flatten().map(|c| &c["eos_token_id"]).find(|v| !v.is_null());
+            match listed {
+                Some(Value::Array(ids)) => ends.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32)),
+                Some(id) => ends.extend(id.as_u64().map(|id| id as u32)),
+                None => {}
+            }
+            if hf.generation_config.is_none() {
+                ends.extend(tokenizer.and_then(Tokenizer::eos));
+            }
+            if let Some(config) = hf.generation_config.as_ref().filter(|c| c["do_sample"] == true) {
+                let number = |key: &str, default: f32| config[key].as_f64().map_or(default, |v| v as f32);
+                sampling.temperature = number("temperature", 1.0);
+                sampling.top_k = config["top_k"].as_u64().map_or(50, |k| k as usize);
+                sampling.top_p = number("top_p", 1.0);
+                sampling.min_p = number("min_p", 0.0);
+                sampling.typical_p = number("typical_p", 1.0);
+                sampling.repetition_penalty = number("repetition_penalty", 1.0);
+            }
+        }
+    }
+    ends.sort_unstable();
+    ends.dedup();
+    (ends, sampling)
+}

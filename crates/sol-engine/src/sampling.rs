@@ -1,0 +1,318 @@
+//! From logits to a token. The order of steps and their meaning are those of transformers' `generate`: logit bias and
+//! penalties, then temperature, top-k, top-p, min-p and typical, each on what the one before left.
+
+use crate::{Error, Result};
+
+/// How to choose the next token. The default is greedy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the likeliest; higher is more varied.
+    pub temperature: f32,
+    /// Only the `k` likeliest; 0 is off.
+    pub top_k: usize,
+    /// Only the likeliest that together reach this probability; 1 is off.
+    pub top_p: f32,
+    /// Only those at least this likely relative to the likeliest; 0 is off.
+    pub min_p: f32,
+    /// Only those whose surprise is closest to the expected, up to this probability (arXiv 2202.00666); 1 is off.
+    pub typical_p: f32,
+    /// Divides (or multiplies, where negative) logits of tokens in the prompt and the answer (arXiv 1909.05858); 1 is off.
+    pub repetition_penalty: f32,
+    /// Taken from a token's logit for each time the answer has it; 0 is off.
+    pub frequency_penalty: f32,
+    /// Taken once from the logit of each token the answer has; 0 is off.
+    pub presence_penalty: f32,
+    /// Added to single tokens' logits.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Same seed, same text.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl Sampling {
+    /// Refuses values that have no meaning.
+    pub fn check(&self, vocab: usize) -> Result<()> {
+        let bad = |option, value: f32, problem| Err(Error::BadOption { option, value: value.to_string(), problem });
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return bad("--temperature", self.temperature, "must be 0 (greedy) or above");
+        }
+        for (option, p) in [("--top-p", self.top_p), ("--typical-p", self.typical_p)] {
+            if !(p > 0.0 && p <= 1.0) {
+                return bad(option, p, "must be above 0 and at most 1");
+            }
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return bad("--min-p", self.min_p, "must be from 0 to 1");
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return bad("--repetition-penalty", self.repetition_penalty, "must be above 0");
+        }
+        for (option, p) in [("--frequency-penalty", self.frequency_penalty), ("--presence-penalty", self.presence_penalty)] {
+            if !p.is_finite() {
+                return bad(option, p, "must be a finite number");
+            }
+        }
+        if let Some((id, _)) = self.logit_bias.iter().find(|(id, _)| *id as usize >= vocab) {
+            return Err(Error::UnknownToken { id: *id, vocab });
+        }
+        if let Some((_, bias)) = self.logit_bias.iter().find(|(_, bias)| bias.is_nan()) {
+            return bad("--logit-bias", *bias, "must be a number");
+        }
+        Ok(())
+    }
+}
+
+/// Chooses the tokens of one answer; its buffers are reused from token to token.
+pub struct Sampler {
+    options: Sampling,
+    /// What is left after each step: `(token, logit or probability)`.
+    candidates: Vec<(u32, f32)>,
+    surprise: Vec<(f32, u32, f32)>,
+    logits: Vec<f32>,
+    /// How often the prompt or the answer, and the answer alone, have each token.
+    seen: Vec<(u32, u32)>,
+    step: u64,
+}
+
+impl Sampler {
+    /// A sampler for an answer to `prompt`.
+    pub fn new(options: Sampling, vocab: usize, prompt: &[u32]) -> Result<Self> {
+        options.check(vocab)?;
+        let mut seen = vec![(0, 0); vocab];
+        for id in prompt {
+            if let Some(seen) = seen.get_mut(*id as usize) {
+                seen.0 += 1;
+            }
+        }
+        Ok(Self { options, candidates: Vec::new(), surprise: Vec::new(), logits: Vec::new(), seen, step: 0 })
+    }
+
+    /// The next token.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.bias_and_penalties();
+        let id = if self.options.temperature == 0.0 { argmax(&self.logits) } else { self.draw() };
+        self.step += 1;
+        self.seen[id as usize].0 += 1;
+        self.seen[id as usize].1 += 1;
+        id
+    }
+
+    fn bias_and_penalties(&mut self) {
+        let Sampling { repetition_penalty, frequency_penalty, presence_penalty, .. } = self.options;
+        for (id, bias) in &self.options.logit_bias {
+            self.logits[*id as usize] += bias;
+        }
+        if (repetition_penalty, frequency_penalty, presence_penalty) == (1.0, 0.0, 0.0) {
+            return;
+        }
+        for (logit, (anywhere, answer)) in self.logits.iter_mut().zip(&self.seen) {
+            if *anywhere > 0 {
+                *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
+            }
+            if *answer > 0 {
+                *logit -= frequency_penalty * *answer as f32 + presence_penalty;
+            }
+        }
+    }
+
+    fn draw(&mut self) -> u32 {
+        let Sampling { temperature, top_k, top_p, min_p, typical_p, seed, .. } = self.options;
+        let c = &mut self.candidates;
+        c.clear();
+        c.extend(self.logits.iter().enumerate().map(|(id, logit)| (id as u32, logit / temperature)));
+        if top_k > 0 && top_k < c.len() {
+            c.select_nth_unstable_by(top_k - 1, likelier);
+            c.truncate(top_k);
+        }
+        softmax(c);
+        if top_p < 1.0 {
+            // All tokens below this share together fall short of 1 - top_p: the nucleus is among the others.
+            let floor = (1.0 - top_p) / c.len() as f32;
+            let best = c.iter().map(|x| x.1).fold(0.0, f32::max);
+            c.retain(|x| x.1 >= floor.min(best));
+            c.sort_unstable_by(likelier);
+            let kept = reaching(c.iter().map(|x| x.1), top_p);
+            c.truncate(kept);
+            normalise(c);
+        }
+        if min_p > 0.0 {
+            let best = c.iter().map(|x| x.1).fold(0.0, f32::max);
+            c.retain(|x| x.1 >= min_p * best);
+            normalise(c);
+        }
+        if typical_p < 1.0 {
+            keep_typical(c, &mut self.surprise, typical_p);
+            normalise(c);
+        }
+        // An order that no step before leaves to chance.
+        c.sort_unstable_by_key(|x| x.0);
+        let mut rest = uniform(seed, self.step);
+        for (id, p) in c.iter() {
+            rest -= p;
+            if rest < 0.0 {
+                return *id;
+            }
+        }
+        // Rounding left a crumb: the likeliest.
+        c.iter().copied().min_by(likelier).map_or(0, |x| x.0)
+    }
+}
+
+/// The first of the greatest.
+fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, v)| if *v > best.1 { (i, *v) } else { best });
+    best.0 as u32
+}
+
+/// Greater first, then by id.
+fn likelier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+fn softmax(c: &mut [(u32, f32)]) {
+    let max = c.iter().map(|x| x.1).fold(f32::NEG_INFINITY, f32::max);
+    c.iter_mut().for_each(|x| x.1 = (x.1 - max).exp());
+    normalise(c);
+}
+
+fn normalise(c: &mut [(u32, f32)]) {
+    let sum: f32 = c.iter().map(|x| x.1).sum();
+    c.iter_mut().for_each(|x| x.1 /= sum);
+}
+
+/// How many of the first probabilities it takes to reach `mass`; at least one.
+fn reaching(probabilities: impl Iterator<Item = f32>, mass: f32) -> usize {
+    let mut sum = 0.0;
+    let before = probabilities.map(|p| {
+        sum += p;
+        sum - p
+    });
+    before.take_while(|before| *before < mass).count().max(1)
+}
+
+fn keep_typical(c: &mut Vec<(u32, f32)>, surprise: &mut Vec<(f32, u32, f32)>, mass: f32) {
+    let entropy: f32 = c.iter().filter(|x| x.1 > 0.0).map(|x| -x.1 * x.1.ln()).sum();
+    surprise.clear();
+    surprise.extend(c.iter().map(|x| ((-x.1.ln() - entropy).abs(), x.0, x.1)));
+    surprise.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let kept = reaching(surprise.iter().map(|x| x.2), mass);
+    c.clear();
+    c.extend(surprise[..kept].iter().map(|x| (x.1, x.2)));
+}
+
+/// Uniform in [0, 1), a function of seed and step alone (SplitMix64, Steele et al. 2014).
+fn uniform(seed: u64, step: u64) -> f32 {
+    let mix = |x: u64| {
+        let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    };
+    (mix(mix(seed) ^ step) >> 40) as f32 / (1u64 << 24) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 6] = [1.0, 3.0, 2.0, 0.5, -1.0, 2.5];
+
+    /// The tokens that can come, over many draws.
+    fn support(options: Sampling) -> Vec<u32> {
+        let mut sampler = Sampler::new(Sampling { temperature: 1.0, ..options }, LOGITS.len(), &[]).unwrap();
+        let mut ids: Vec<u32> = (0..4000).map(|_| sampler.draw_next(&LOGITS)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    impl Sampler {
+        /// A draw that leaves no trace in the penalties.
+        fn draw_next(&mut self, logits: &[f32]) -> u32 {
+            let id = self.sample(logits);
+            self.seen.iter_mut().for_each(|s| *s = (0, 0));
+            id
+        }
+    }
+
+    #[test]
+    fn each_filter_keeps_what_transformers_keeps() {
+        // softmax: 0.067 0.495 0.182 0.041 0.009 0.300 (numbers of torch.softmax)
+        let off = Sampling::default();
+        assert_eq!(support(off.clone()), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(support(Sampling { top_k: 2, ..off.clone() }), [1, 5]);
+        assert_eq!(support(Sampling { top_p: 0.75, ..off.clone() }), [1, 5]);
+        assert_eq!(support(Sampling { top_p: 0.80, ..off.clone() }), [1, 2, 5]);
+        assert_eq!(support(Sampling { min_p: 0.2, ..off.clone() }), [1, 2, 5]);
+        // Entropy 1.19: surprises 0.70, 1.20, 1.70 .. are 0.49, 0.01, 0.51 .. away: 5 first, then 1, then 2.
+        assert_eq!(support(Sampling { typical_p: 0.2, ..off.clone() }), [5]);
+        assert_eq!(support(Sampling { typical_p: 0.7, ..off.clone() }), [1, 5]);
+        assert_eq!(support(Sampling { top_k: 1, top_p: 0.1, min_p: 1.0, ..off }), [1]);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let mut sampler = Sampler::new(Sampling { temperature: 1.0, seed: 7, ..Sampling::default() }, 6, &[]).unwrap();
+        let n = 20_000;
+        let ones = (0..n).filter(|_| sampler.draw_next(&LOGITS) == 1).count() as f32;
+        assert!((ones / n as f32 - 0.495).abs() < 0.015, "{}", ones / n as f32);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_tokens_and_another_gives_others() {
+        let draw = |seed| {
+            let mut s = Sampler::new(Sampling { temperature: 1.0, seed, ..Sampling::default() }, 6, &[]).unwrap();
+            (0..50).map(|_| s.sample(&LOGITS)).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn penalties_and_bias_change_the_greedy_choice() {
+        let greedy = |options: Sampling, prompt: &[u32]| {
+            let mut s = Sampler::new(options, 6, prompt).unwrap();
+            [s.sample(&LOGITS), s.sample(&LOGITS), s.sample(&LOGITS)]
+        };
+        let off = Sampling::default();
+        assert_eq!(greedy(off.clone(), &[]), [1, 1, 1]);
+        assert_eq!(greedy(Sampling { repetition_penalty: 2.0, ..off.clone() }, &[1])[0], 5);
+        assert_eq!(greedy(Sampling { presence_penalty: 0.6, ..off.clone() }, &[1]), [1, 5, 1]);
+        assert_eq!(greedy(Sampling { frequency_penalty: 0.6, ..off.clone() }, &[]), [1, 5, 1]);
+        assert_eq!(greedy(Sampling { logit_bias: vec![(4, 100.0)], ..off }, &[]), [4, 4, 4]);
+    }
+
+    #[test]
+    fn senseless_options_are_refused() {
+        let off = Sampling::default();
+        for bad in [
+            Sampling { temperature: -1.0, ..off.clone() },
+            Sampling { temperature: f32::NAN, ..off.clone() },
+            Sampling { top_p: 0.0, ..off.clone() },
+            Sampling { top_p: 7.0, ..off.clone() },
+            Sampling { min_p: -0.1, ..off.clone() },
+            Sampling { repetition_penalty: 0.0, ..off.clone() },
+            Sampling { logit_bias: vec![(6, 1.0)], ..off },
+        ] {
+            assert!(bad.check(6).is_err(), "{bad:?}");
+        }
+    }
+}

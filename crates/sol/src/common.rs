@@ -1,0 +1,249 @@
+//! What all verbs share: the words of the command line, finding and opening a model with a progress bar, and how an error is
+//! shown.
+
+use std::io::{ErrorKind, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use sol_compute::KvType;
+use sol_engine::{LanguageModel, Options};
+use sol_hub::{Hub, ModelRef, Progress};
+use sol_model::RopeFactors;
+
+/// Options of every verb about what is printed.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Output {
+    /// Machine-readable output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Only results and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// More about what happens; twice for the log
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// Which model.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArg {
+    /// A directory, a .gguf file, org/repo[@revision][:file], or an alias (see `sol list`)
+    #[arg(short, long, default_value = "smollm2")]
+    pub(crate) model: String,
+}
+
+/// How to run it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// Threads; default: one for each core
+    #[arg(short, long)]
+    pub(crate) threads: Option<usize>,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub(crate) device: Device,
+    /// Longest sequence in tokens; default: the model's context
+    #[arg(short, long)]
+    pub(crate) ctx: Option<usize>,
+    /// Number format of the KV cache; default: f32 for unquantised weights, else f16
+    #[arg(long, value_enum)]
+    pub(crate) kv: Option<Kv>,
+    /// Ignore sliding windows, as llama.cpp does for Phi-3
+    #[arg(long)]
+    pub(crate) no_window: bool,
+    /// Which longrope factors; default: long iff the context exceeds the original one
+    #[arg(long, value_enum)]
+    pub(crate) rope_factors: Option<Factors>,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Device {
+    Cpu,
+}
+
+/// `--kv`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Kv {
+    F32,
+    F16,
+}
+
+impl From<Kv> for KvType {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::F32 => Self::F32,
+            Kv::F16 => Self::F16,
+        }
+    }
+}
+
+/// `--rope-factors`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Factors {
+    Short,
+    Long,
+}
+
+impl RunOptions {
+    /// For the library.
+    pub(crate) fn options(&self) -> Options {
+        let Device::Cpu = self.device;
+        Options {
+            threads: self.threads,
+            context: self.ctx,
+            kv_type: self.kv.map(Into::into),
+            no_window: self.no_window,
+            rope_factors: self.rope_factors.map(|f| match f {
+                Factors::Short => RopeFactors::Short,
+                Factors::Long => RopeFactors::Long,
+            }),
+            system_as_user: false,
+        }
+    }
+
+    /// Obtains the model if need be, opens it and shows its warnings.
+    pub(crate) fn open(&self, options: Options, output: &Output) -> Result<LanguageModel> {
+        let model = LanguageModel::open(&self.model.resolve(output)?, options)?;
+        for warning in model.warnings() {
+            note(output, &format!("warning: {warning}"));
+        }
+        Ok(model)
+    }
+}
+
+impl ModelArg {
+    /// The path of the model, fetched if it is not here.
+    pub(crate) fn resolve(&self, output: &Output) -> Result<PathBuf> {
+        let reference = ModelRef::parse(&self.model)?;
+        Ok(Hub::from_env()?.resolve(&reference, &Bars::new(output))?)
+    }
+}
+
+/// A line on stderr, unless quiet.
+pub(crate) fn note(output: &Output, text: &str) {
+    if !output.quiet {
+        eprintln!("{text}");
+    }
+}
+
+/// Downloads as bars on a terminal, as lines elsewhere.
+pub(crate) struct Bars {
+    quiet: bool,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Bars {
+    pub(crate) fn new(output: &Output) -> Self {
+        Self { quiet: output.quiet, bar: Mutex::new(None) }
+    }
+
+    fn with(&self, f: impl FnOnce(&mut Option<ProgressBar>)) {
+        f(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+}
+
+impl Progress for Bars {
+    fn start(&self, file: &str, total: Option<u64>, already: u64) {
+        if self.quiet {
+            return;
+        }
+        if !std::io::stderr().is_terminal() {
+            let size = total.map_or(String::new(), |n| format!(" ({})", bytes(n)));
+            eprintln!("fetching {file}{size}");
+            return;
+        }
+        let style = match total {
+            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
+            None => "{msg} {spinner} {bytes}, {bytes_per_sec}",
+        };
+        let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        bar.set_style(ProgressStyle::with_template(style).expect("a valid template").progress_chars("=> "));
+        bar.set_message(file.to_owned());
+        bar.set_position(already);
+        self.with(|current| {
+            if let Some(old) = current.replace(bar) {
+                old.finish_and_clear();
+            }
+        });
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.with(|bar| {
+            if let Some(bar) = bar {
+                bar.inc(bytes);
+            }
+        });
+    }
+
+    fn finish(&self, _file: &str) {
+        self.with(|bar| {
+            if let Some(bar) = bar.take() {
+                bar.finish_and_clear();
+            }
+        });
+    }
+
+    fn note(&self, message: &str) {
+        if self.quiet {
+            return;
+        }
+        self.with(|bar| match bar {
+            Some(bar) => bar.println(message),
+            None => eprintln!("{message}"),
+        });
+    }
+}
+
+/// Bytes for people, in powers of ten as models are sold: "98.4 MB".
+pub(crate) fn bytes(n: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let (mut value, mut unit) = (n as f64, 0);
+    while value >= 999.95 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// Sends the libraries' log to stderr: `-vv`, or as `SOL_LOG` says.
+pub(crate) fn init(output: &Output) {
+    let level = if output.verbose >= 2 { "debug" } else { "off" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SOL_LOG").unwrap_or_else(|_| level.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Shows an error as one sentence with its causes. A reader that went away (`sol ... | head`) is no error.
+pub(crate) fn exit_code(result: Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) if error.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = String::new();
+            // Transparent errors repeat their source: each sentence is said once.
+            for cause in error.chain().map(ToString::to_string) {
+                if !text.contains(&cause) {
+                    text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+                }
+            }
+            eprintln!("sol: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Prints a line of results; a closed pipe is an error that `exit_code` forgives.
+pub(crate) fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("can not write to stdout")
+}

@@ -1,0 +1,9 @@
+//! One file a verb.
+
+pub(crate) mod bench;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+pub(crate) mod models;
+pub(crate) mod perplexity;
+pub(crate) mod run;
+pub(crate) mod tokenize;
