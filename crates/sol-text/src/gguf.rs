@@ -70,10 +70,15 @@ fn sentencepiece(mut vocab: GgufVocab) -> Result<Tokenizer> {
     let scores = vocab.scores.take().ok_or_else(|| Error::vocabulary(ORIGIN, "tokenizer.ggml.scores is missing"))?;
     same_length("scores", scores.len(), &vocab)?;
     let unk = unknown(&vocab, &kinds);
-    let (model, apart) = spm::build(ORIGIN, &vocab.tokens, &scores, &kinds, unk)?;
-    let prefix = vocab.add_space_prefix.unwrap_or(true);
     let mut added = added_tokens(&vocab, &kinds, unk);
     strip_as_phi3(&mut added);
+    // Converters write the spaces of user-defined pieces as spaces, since those are found in the text as
+    // it is; the merges need them as marks, like all others.
+    for (token, _) in (vocab.tokens.iter_mut().zip(&kinds)).filter(|(_, kind)| **kind == PieceKind::UserDefined) {
+        *token = token.replace(' ', "▁");
+    }
+    let (model, apart) = spm::build(ORIGIN, &vocab.tokens, &scores, &kinds, unk)?;
+    let prefix = vocab.add_space_prefix.unwrap_or(true);
     let ends = ends(&vocab, true)?;
     let mut vocabulary = Vocabulary::new(Alphabet::SpaceMarks, usize::from(prefix));
     fill(&mut vocabulary, vocab.tokens, &kinds, &added);
