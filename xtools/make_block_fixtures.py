@@ -1,9 +1,11 @@
 """Fixtures of crates/sol-weights/tests/data, made by the independent implementations.
 
-    pip install gguf==0.19.0 safetensors==0.8.0 numpy==2.4.6
+    pip install gguf==0.19.0 safetensors==0.8.0 numpy==2.4.6 torch==2.8.0
     python xtools/make_block_fixtures.py [BLOCKS_PER_TYPE]
 
-blocks.safetensors  random blocks of every type (NAME.bytes) and what gguf.dequantize makes of them (NAME.values)
+blocks.safetensors  random blocks of every type (NAME.bytes) and what gguf.dequantize makes of them (NAME.values);
+                    all 256 codes of F8_E4M3 and what PyTorch makes of them
+f8.safetensors      F8 matrices with a scale for the whole, for each row, for each block, and the products
 metadata.gguf       every metadata type, every tensor rank, an alignment of 64, a type that is listed but not decoded
 set-0000N-of-00003.gguf  three files of one checkpoint
 """
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
 from gguf import GGMLQuantizationType as Type, GGUFValueType as Kind
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 DATA = Path(__file__).parent.parent / "crates/sol-weights/tests/data"
 BLOCKS = int(sys.argv[1]) if len(sys.argv) > 1 else 8
@@ -52,7 +56,30 @@ def blocks_file():
         bits = bits.view(np.uint8)
         out[f"{kind.name}.bytes"] = bits
         out[f"{kind.name}.values"] = gguf.dequantize(bits.reshape(1, -1), kind).reshape(-1)
+    codes = torch.arange(256, dtype=torch.uint8)
+    out["F8_E4M3.bytes"] = codes.numpy()
+    out["F8_E4M3.values"] = codes.view(torch.float8_e4m3fn).float().numpy()
     save_file(out, DATA / "blocks.safetensors")
+
+
+def f8_file():
+    torch.manual_seed(20)
+    out = {}
+    for name, shape, scale, repeats in [
+        ("whole", (3, 5), (), (1, 1)),
+        ("rows", (3, 5), (3, 1), (1, 1)),
+        ("blocks_inv", (130, 131), (2, 2), (128, 128)),
+    ]:
+        weight = torch.randn(shape).to(torch.float8_e4m3fn)
+        factors = torch.rand(scale)
+        out[f"{name}.weight"] = weight
+        out[f"{name}.weight_scale" + ("_inv" if name == "blocks_inv" else "")] = factors
+        if repeats != (1, 1):
+            factors = factors.repeat_interleave(repeats[0], 0).repeat_interleave(repeats[1], 1)[: shape[0], : shape[1]]
+        out[f"{name}.expected"] = weight.float() * factors
+    out["wrong.weight"] = torch.zeros((3, 5)).to(torch.float8_e4m3fn)
+    out["wrong.weight_scale"] = torch.zeros(7)
+    save_torch(out, DATA / "f8.safetensors")
 
 
 def finish(writer):
@@ -111,5 +138,6 @@ def split_set():
 
 
 blocks_file()
+f8_file()
 metadata_file()
 split_set()

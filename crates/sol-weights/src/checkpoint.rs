@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::hf::HfMetadata;
-use crate::{Bytes, Error, Result, Tensor, gguf, safetensors};
+use crate::{Bytes, DType, Error, Result, Tensor, gguf, safetensors};
 
 /// A checkpoint's file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,17 @@ impl Checkpoint {
         ["_scale_inv", "_scale"].into_iter().find_map(|suffix| self.tensor(&format!("{}{suffix}", tensor.name)))
     }
 
+    /// All elements of a tensor as floats, multiplied by its scale if it is an F8 tensor that has one.
+    pub fn to_f32(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        let mut values = tensor.to_f32()?;
+        if tensor.dtype == DType::F8E4M3
+            && let Some(scale) = self.scale_of(tensor)
+        {
+            multiply_by_scale(&mut values, tensor, scale)?;
+        }
+        Ok(values)
+    }
+
     /// What the checkpoint says about itself.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -103,6 +114,37 @@ impl Checkpoint {
             Metadata::Hf(_) => Format::Safetensors,
         }
     }
+}
+
+/// A scale has one number for the tensor, one for each row, or one for each block of 128 rows and 128 columns.
+fn multiply_by_scale(values: &mut [f32], tensor: &Tensor, scale: &Tensor) -> Result<()> {
+    const BLOCK: usize = 128;
+    if values.is_empty() {
+        return Ok(());
+    }
+    let columns = tensor.shape.last().copied().unwrap_or(1);
+    let rows = values.len() / columns;
+    let across = columns.div_ceil(BLOCK);
+    let factors = scale.to_f32()?;
+    let factor: Box<dyn Fn(usize, usize) -> f32> = if factors.len() == 1 {
+        Box::new(|_, _| factors[0])
+    } else if matches!(scale.shape[..], [n] | [n, 1] if n == rows) {
+        Box::new(|row, _| factors[row])
+    } else if scale.shape == [rows.div_ceil(BLOCK), across] {
+        Box::new(|row, column| factors[row / BLOCK * across + column / BLOCK])
+    } else {
+        let problem = format!(
+            "its shape {:?} is that of no scale for `{}` {:?}; use the checkpoint in BF16",
+            scale.shape, tensor.name, tensor.shape
+        );
+        return Err(Error::tensor(scale.path(), &scale.name, problem));
+    };
+    for (row, values) in values.chunks_exact_mut(columns).enumerate() {
+        for (column, value) in values.iter_mut().enumerate() {
+            *value *= factor(row, column);
+        }
+    }
+    Ok(())
 }
 
 /// What a file is.

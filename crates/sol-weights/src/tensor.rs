@@ -45,7 +45,7 @@ impl Tensor {
     }
 
     /// All elements as floats; integers are refused. A scaled F8 tensor comes without its scale
-    /// (see [`crate::Checkpoint::scale_of`]).
+    /// (see [`crate::Checkpoint::to_f32`]).
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         if self.dtype.bytes_for(self.elements()) != Some(self.bytes.len()) {
             return Err(self.unsupported("floats"));

@@ -20,7 +20,7 @@ fn gguf_metadata(checkpoint: &Checkpoint) -> &gguf::Metadata {
 fn every_block_format_decodes_bit_for_bit_as_gguf_py() {
     use DType::*;
     let file = Checkpoint::open(&data("blocks.safetensors")).unwrap();
-    for dtype in [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS] {
+    for dtype in [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS, F8E4M3] {
         let bytes = file.tensor(&format!("{dtype}.bytes")).unwrap().bytes();
         let expected = file.tensor(&format!("{dtype}.values")).unwrap().to_f32().unwrap();
         let mut got = vec![0.0; expected.len()];
@@ -31,6 +31,19 @@ fn every_block_format_decodes_bit_for_bit_as_gguf_py() {
             assert!(same, "{dtype} element {i}: {got:?} is not {expected:?}");
         }
     }
+}
+
+#[test]
+fn f8_weights_are_multiplied_by_their_scale_as_pytorch_does() {
+    let file = Checkpoint::open(&data("f8.safetensors")).unwrap();
+    for name in ["whole", "rows", "blocks_inv"] {
+        let weight = file.tensor(&format!("{name}.weight")).unwrap();
+        let expected = file.tensor(&format!("{name}.expected")).unwrap().to_f32().unwrap();
+        assert_eq!(file.to_f32(weight).unwrap(), expected, "{name}");
+        assert_ne!(weight.to_f32().unwrap(), expected, "{name}");
+    }
+    let refused = file.to_f32(file.tensor("wrong.weight").unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("`wrong.weight_scale`") && refused.contains("[7]"), "{refused}");
 }
 
 #[test]
