@@ -32,6 +32,9 @@ const TYPES: [DType; 15] = [
 /// More than any cache here holds.
 const COLD: usize = 192 << 20;
 
+/// Bytes that a timed run of one row reads: a millisecond or so, which another program may leave undisturbed.
+const SHORT: usize = 16 << 20;
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let threads = args.next().map_or(2, |t| t.parse().expect("THREADS is a number"));
@@ -69,11 +72,11 @@ fn shape(pool: &Pool, dtype: DType, rows: usize, cols: usize) {
             }
         }) / calls as f64
     };
-    let one = seconds(1, copies);
+    let one = seconds(1, SHORT.div_ceil(size));
     let gops = |n: usize, seconds: f64| 2.0 * (n * rows * cols) as f64 / seconds / 1e9;
     print!("{:>7} {:>11} | {:>9.1} {:>9.2} |", dtype.name(), format!("{rows}x{cols}"), one * 1e6, size as f64 / one / 1e9);
     for n in [4, 8, 64, 512] {
-        let calls = ((100e6 / (n * rows * cols) as f64) as usize).clamp(1, copies);
+        let calls = (50_000_000 / (n * rows * cols)).max(1);
         print!(" {:>9.1}", gops(n, seconds(n, calls)));
     }
     println!();
@@ -101,7 +104,7 @@ fn weights(dtype: DType, len: usize) -> Vec<u8> {
 /// The shortest of as many runs as half a second allows, but five at least.
 fn best(mut f: impl FnMut()) -> f64 {
     let (start, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
-    while runs < 5 || start.elapsed() < Duration::from_millis(500) {
+    while runs < 5 || start.elapsed() < Duration::from_millis(700) {
         let run = Instant::now();
         f();
         best = best.min(run.elapsed().as_secs_f64());

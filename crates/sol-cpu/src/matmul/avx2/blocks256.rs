@@ -55,6 +55,7 @@ impl<F: Format> super::Tile for Tile<F> {
         for b in 0..job.matrix.cols() / 256 {
             // SAFETY: block `b` lies within each row.
             unsafe {
+                rows.prefetch(b * F::BYTES, F::BYTES);
                 F::read(rows, b * F::BYTES, &mut block, 0);
                 add::<F, 1, C>(job, &block, b, first, &mut acc);
             }

@@ -45,6 +45,7 @@ impl<F: Format> super::Tile for Tile<F> {
         for b in 0..job.matrix.cols() / 32 {
             // SAFETY: block `b` lies within each row.
             unsafe {
+                rows.prefetch(b * F::BYTES, F::BYTES);
                 let (q, d, min) = F::read(rows, b * F::BYTES);
                 let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
                 add::<F, 1, C>(job, &block, b, first, &mut acc);
@@ -261,6 +262,12 @@ impl Format for Iq4Nl {
     #[inline(always)]
     unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
         // SAFETY: the caller's promises.
-        unsafe { (nibbles(rows, at + 2).map(|q| levels(q)), rows.half(at), super::zero()) }
+        unsafe {
+            let mut q = nibbles(rows, at + 2);
+            for q in &mut q {
+                *q = levels(*q);
+            }
+            (q, rows.half(at), super::zero())
+        }
     }
 }
