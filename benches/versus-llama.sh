@@ -41,9 +41,7 @@ trap 'rm -rf "$results"' EXIT
 for round in $(seq "$rounds"); do
   for mode in "1 1" "1 0" "0 1" "0 0"; do
     read -r repack attention <<<"$mode"
-    [ "$repack" = 1 ] && keep= || keep=--no-repack
-    "$bench" --help 2>&1 | grep -q -- "${keep:-.}" || continue
-    "$bench" -m "$model" -t "$threads" -p "$prompt" -n "$tokens" -d "$depths" -fa "$attention" $keep -r 1 -o json \
+    "$bench" -m "$model" -t "$threads" -p "$prompt" -n "$tokens" -d "$depths" -fa "$attention" --repack "$repack" -r 1 -o json \
       >"$results/llama.$repack.$attention.$round.json" 2>/dev/null
   done
   "$sol" bench -m "$model" --threads "$threads" -p "$prompt" -n "$tokens" -d "$depths" -r 1 --json >"$results/sol.$round.json"
