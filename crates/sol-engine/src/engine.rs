@@ -134,6 +134,11 @@ impl<B: Backend> Engine<B> {
             let hint = "shorten the prompt or raise --ctx";
             return Err(Error::ContextOverflow { needed: end, prompt: end, max_tokens: 0, context: self.context(), hint });
         }
+        if let Some(window) = self.model.spec().window()
+            && (start..end).contains(&window)
+        {
+            tracing::info!("the sequence exceeds the sliding window of {window} tokens, which is applied (--no-window: it is not)");
+        }
         while sequence.blocks.len() < end.div_ceil(BLOCK_LEN) {
             let full = || Error::CacheFull { blocks: self.blocks, tokens: self.blocks * BLOCK_LEN };
             sequence.blocks.push(self.free.pop().ok_or_else(full)?);

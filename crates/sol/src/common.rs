@@ -211,9 +211,9 @@ pub(crate) fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-/// Sends the libraries' log to stderr: `-vv`, or as `SOL_LOG` says.
+/// Sends the libraries' log to stderr: `-v`, `-vv`, or as `SOL_LOG` says.
 pub(crate) fn init(output: &Output) {
-    let level = if output.verbose >= 2 { "debug" } else { "off" };
+    let level = ["off", "info", "debug"][usize::from(output.verbose.min(2))];
     let filter = tracing_subscriber::EnvFilter::try_from_env("SOL_LOG").unwrap_or_else(|_| level.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
