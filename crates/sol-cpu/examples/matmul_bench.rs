@@ -42,7 +42,10 @@ fn main() {
     let wanted = |dtype: &DType| only.as_ref().is_none_or(|only| only.split(',').any(|o| dtype.name().to_lowercase() == o));
     let pool = Pool::new(threads).expect("threads start");
     println!("{}, {threads} threads", simd_name());
-    println!("{:>7} {:>11} | {:>9} {:>9} | {:>9} {:>9} {:>9} {:>9}", "type", "shape", "n=1 us", "GB/s", "n=4 GOP/s", "n=8", "n=64", "n=512");
+    println!(
+        "{:>7} {:>11} | {:>9} {:>9} | {:>9} {:>9} {:>9} {:>9}",
+        "type", "shape", "n=1 us", "GB/s", "n=4 GOP/s", "n=8", "n=64", "n=512"
+    );
     for dtype in TYPES.iter().filter(|t| wanted(t)) {
         for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (5120, 5120)] {
             if cols % dtype.block_len() == 0 {
@@ -57,7 +60,9 @@ fn shape(pool: &Pool, dtype: DType, rows: usize, cols: usize) {
     let copies = COLD.div_ceil(size);
     let all = Bytes::from_vec(weights(dtype, size * copies));
     let matrices: Vec<Matrix> = (0..copies)
-        .map(|i| Matrix::new(MatrixData { dtype, rows, cols, bytes: all.slice(i * size..(i + 1) * size) }).expect("the size fits"))
+        .map(|i| {
+            Matrix::new(MatrixData { dtype, rows, cols, bytes: all.slice(i * size..(i + 1) * size) }).expect("the size fits")
+        })
         .collect();
     let mut scratch = Scratch::new();
     let mut seconds = |n: usize, calls: usize| {

@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn sums_take_every_element_once() {
-        for n in 0..40 {
+        for n in 0..40usize {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
             assert_eq!(sum_by(&x, |v| v), (n * n.saturating_sub(1) / 2) as f32);
         }

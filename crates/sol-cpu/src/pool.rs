@@ -1,12 +1,14 @@
 //! A fixed set of threads that run one function together.
 //!
 //! A forward pass is some hundreds of short parallel regions, so entering one must cost about a microsecond: workers spin on
-//! a counter between regions and park when none came for a while (an idle process takes no CPU). The pool knows nothing of
+//! a counter between regions and park when none came for a while (an idle process takes no CPU). A region has as many shares
+//! as there are threads; each thread claims its own, and the caller claims those of threads that have not come by the time it
+//! has finished: on a busy machine nobody waits for a worker that the system has not let run yet. The pool knows nothing of
 //! what it runs.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +26,7 @@ const SPIN: Duration = Duration::from_micros(150);
 /// Looks at the counter between two looks at the clock.
 const LOOKS: u32 = 64;
 
-/// A pool of threads; the thread that calls [`Pool::run`] is thread 0.
+/// A pool of threads, the caller of [`Pool::run`] among them.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -41,22 +43,50 @@ struct Job {
 
 struct Shared {
     /// Counts regions; a change tells workers that `job` is new.
-    epoch: AtomicU32,
+    epoch: Apart<AtomicU32>,
     job: UnsafeCell<Job>,
-    /// Workers that have not finished the current region.
-    running: AtomicUsize,
+    /// Shares of the current region that are not finished.
+    unfinished: Apart<AtomicUsize>,
     stop: AtomicBool,
-    /// Whether worker `i` is about to park or parked.
-    parked: Vec<AtomicBool>,
+    /// One a worker.
+    workers: Vec<Apart<Worker>>,
     /// The first panic of a worker in the current region.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// More threads than cores: spinning would take time from the thread that is waited for.
     crowded: bool,
 }
 
-// SAFETY: `job` is written by the one caller that holds `turn`, before the store to `epoch` that publishes it and only when no
-// worker is running; workers read it after they have seen that store. The pointer in it is to a `Sync` closure that outlives
-// the region, because `run` does not return (or unwind) before `running` is 0.
+/// On cache lines of its own: one thread's writing must not slow another's looking at something else.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// What is known of a worker.
+struct Worker {
+    /// The last region whose share of this worker was claimed, by it or by the caller.
+    claimed: AtomicU32,
+    /// Whether it is about to park or parked.
+    parked: AtomicBool,
+}
+
+impl Worker {
+    /// Whether the worker's share of region `epoch` was still to be had and is now the claimer's.
+    fn claim(&self, epoch: u32) -> bool {
+        self.claimed.compare_exchange(epoch.wrapping_sub(1), epoch, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+// SAFETY: `job` is written by the one caller that holds `turn`, before the store to `epoch` that publishes it and only when all
+// shares of the region before are finished. A worker reads it only after it has claimed its share of the current region, which
+// then does not end before the worker has finished. The pointer in it is to a `Sync` closure that outlives the region, because
+// `run` does not return (or unwind) before `unfinished` is 0.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -76,11 +106,11 @@ impl Pool {
         }
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let shared = Arc::new(Shared {
-            epoch: AtomicU32::new(0),
+            epoch: Apart(AtomicU32::new(0)),
             job: UnsafeCell::new(Job { data: std::ptr::null(), call: |_, _| {} }),
-            running: AtomicUsize::new(0),
+            unfinished: Apart(AtomicUsize::new(0)),
             stop: AtomicBool::new(false),
-            parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+            workers: (1..threads).map(|_| Apart(Worker { claimed: AtomicU32::new(0), parked: AtomicBool::new(false) })).collect(),
             panic: Mutex::new(None),
             crowded: threads > cores,
         });
@@ -101,8 +131,8 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `f(0)` .. `f(threads - 1)`, each on its own thread, and returns when all are done. A panic of any of them is
-    /// passed on to the caller. From within a region it runs all of them on the calling thread.
+    /// Runs `f(0)` .. `f(threads - 1)`, each once and, if the system lets them, all at the same time, and returns when all are
+    /// done. A panic of any of them is passed on to the caller. From within a region it runs all of them on the calling thread.
     pub fn run<F: Fn(usize) + Sync>(&self, f: F) {
         if self.workers.is_empty() || INSIDE.get() {
             (0..self.threads()).for_each(f);
@@ -115,27 +145,34 @@ impl Pool {
         }
         let turn: MutexGuard<'_, ()> = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
-        // SAFETY: no worker is running (the last region waited for all), so nobody reads `job` now.
+        // SAFETY: all shares of the last region are finished, and nobody reads `job` before `epoch` changes.
         unsafe { *shared.job.get() = Job { data: (&raw const f).cast(), call: call::<F> } };
-        shared.running.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        shared.unfinished.store(self.workers.len(), Ordering::Relaxed);
+        let epoch = shared.epoch.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         self.wake();
         INSIDE.set(true);
-        let mine = catch_unwind(AssertUnwindSafe(|| f(0)));
+        let mut panic = catch_unwind(AssertUnwindSafe(|| f(0))).err();
+        for (i, worker) in shared.workers.iter().enumerate() {
+            if worker.claim(epoch) {
+                let stolen = catch_unwind(AssertUnwindSafe(|| f(i + 1)));
+                panic = panic.or(stolen.err());
+                shared.unfinished.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
         INSIDE.set(false);
         shared.wait();
         let theirs = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(turn);
-        if let Some(payload) = mine.err().or(theirs) {
+        if let Some(payload) = panic.or(theirs) {
             resume_unwind(payload);
         }
     }
 
     /// Unparks the workers that have gone to sleep.
     fn wake(&self) {
-        for (worker, parked) in self.workers.iter().zip(&self.shared.parked) {
-            if parked.load(Ordering::SeqCst) {
-                worker.thread().unpark();
+        for (handle, worker) in self.workers.iter().zip(&self.shared.workers) {
+            if worker.parked.load(Ordering::SeqCst) {
+                handle.thread().unpark();
             }
         }
     }
@@ -157,20 +194,24 @@ impl Shared {
     /// A worker's life.
     fn work(&self, thread: usize) {
         INSIDE.set(true);
+        let me = &self.workers[thread - 1];
         let mut seen = 0;
         loop {
-            seen = self.next(seen, &self.parked[thread - 1]);
+            seen = self.next(seen, &me.parked);
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            // SAFETY: the caller published `job` with the epoch that `next` saw and keeps it until `running` is 0.
+            if !me.claim(seen) {
+                continue;
+            }
+            // SAFETY: the share is claimed, so the caller keeps `job` until this thread has finished.
             let job = unsafe { *self.job.get() };
-            // SAFETY: `call` belongs to `data`, which lives until `running` is 0.
+            // SAFETY: `call` belongs to `data`, which lives until this thread has finished.
             let done = catch_unwind(AssertUnwindSafe(|| unsafe { (job.call)(job.data, thread) }));
             if let Err(payload) = done {
                 self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
             }
-            self.running.fetch_sub(1, Ordering::Release);
+            self.unfinished.fetch_sub(1, Ordering::Release);
         }
     }
 
@@ -208,7 +249,7 @@ impl Shared {
     /// The caller's wait for the workers.
     fn wait(&self) {
         let mut looks = 0;
-        while self.running.load(Ordering::Acquire) != 0 {
+        while self.unfinished.load(Ordering::Acquire) != 0 {
             looks += 1;
             // A worker that takes this long may have lost its core to this very loop.
             if looks % LOOKS == 0 && (self.crowded || looks > 256 * LOOKS) {
@@ -236,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_thread_runs_once_a_region() {
+    fn every_share_runs_once_a_region() {
         for threads in [1, 2, 3, 9] {
             let pool = pool(threads);
             let counts: Vec<AtomicU64> = (0..threads).map(|_| AtomicU64::new(0)).collect();
@@ -255,7 +296,7 @@ mod tests {
         let count = AtomicU64::new(0);
         for _ in 0..5 {
             std::thread::sleep(SPIN * 20);
-            assert!(pool.shared.parked.iter().all(|p| p.load(Ordering::SeqCst)), "an idle pool sleeps");
+            assert!(pool.shared.workers.iter().all(|w| w.parked.load(Ordering::SeqCst)), "an idle pool sleeps");
             pool.run(|_| {
                 count.fetch_add(1, Ordering::Relaxed);
             });
@@ -316,7 +357,7 @@ mod tests {
                     for t in 0..threads {
                         let range = share(n, unit, t, threads);
                         assert_eq!(range.start, next);
-                        assert!(range.end == n || range.end % unit == 0);
+                        assert!(range.end == n || range.end.is_multiple_of(unit));
                         next = range.end;
                     }
                     assert_eq!(next, n);

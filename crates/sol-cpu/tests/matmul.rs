@@ -179,7 +179,7 @@ fn every_instruction_set_gives_the_same_bits() {
 fn a_row_does_not_depend_on_its_neighbours_or_the_threads() {
     for isa in Isa::available() {
         for dtype in TYPES {
-            let (rows, cols, random) = (43, cols_for(dtype)[2], &mut Random(9));
+            let (rows, cols, random) = (139, cols_for(dtype)[2], &mut Random(9));
             let matrix = matrix(dtype, rows, cols, weights(dtype, rows, cols, random));
             let bias: Vec<f32> = (0..rows).map(|_| random.float()).collect();
             let x: Vec<f32> = (0..70 * cols).map(|_| random.float()).collect();

@@ -18,6 +18,7 @@ mod shared;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sol_compute::{ComputeError, MatrixData};
 use sol_weights::{Bytes, DType};
@@ -167,20 +168,40 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
         let mut parts = parts.iter_mut();
         let jobs: [Option<Job<'_>>; TOGETHER] = std::array::from_fn(|_| {
             let Part { matrix, bias, out } = parts.next()?;
-            Some(Job { matrix, bias: *bias, x, q32, q256, n, out: SharedMut::new(out) })
+            Some(Job { matrix, bias: *bias, x, q32, q256, out: SharedMut::new(out) })
         });
-        pool.run(|thread| {
-            // SAFETY: each thread uses its own panel.
-            let panel = &mut unsafe { panels.slice(thread..thread + 1) }[0];
-            let jobs = jobs.iter().flatten();
+        let jobs = jobs.iter().flatten();
+        if n <= FEW {
             let sizes = jobs.clone().map(|job| (job.matrix.rows, job.matrix.row_bytes));
-            for (job, rows) in jobs.zip(shares(sizes, thread, pool.threads())) {
-                // SAFETY: the threads' shares do not overlap.
-                unsafe { job.run(isa, rows, panel) };
-            }
-        });
+            pool.run(|thread| {
+                // SAFETY: each share uses its own panel.
+                let panel = &mut unsafe { panels.slice(thread..thread + 1) }[0];
+                for (job, rows) in jobs.clone().zip(shares(sizes.clone(), thread, pool.threads())) {
+                    // SAFETY: the shares do not overlap.
+                    unsafe { job.run(isa, Block { rows, columns: 0..n }, panel) };
+                }
+            });
+        } else {
+            let grid = Grid::new(jobs.clone().map(|job| job.matrix.rows), n, pool.threads());
+            let next = AtomicUsize::new(0);
+            pool.run(|thread| {
+                // SAFETY: each share uses its own panel.
+                let panel = &mut unsafe { panels.slice(thread..thread + 1) }[0];
+                while let Some((part, block)) =
+                    grid.block(next.fetch_add(1, Ordering::Relaxed), jobs.clone().map(|job| job.matrix.rows))
+                {
+                    let job = jobs.clone().nth(part).expect("the grid's parts are the jobs");
+                    // SAFETY: the blocks do not overlap, and each number is drawn once.
+                    unsafe { job.run(isa, block, panel) };
+                }
+            });
+        }
     }
 }
+
+/// Input rows up to which reading the weights is what takes time: they are shared out by bytes. More rows are multiplied in
+/// blocks, which threads draw as they get through.
+const FEW: usize = 4;
 
 /// Parts of one [`linear`] that share a region of the pool.
 const TOGETHER: usize = 4;
@@ -207,6 +228,59 @@ fn shares(
     })
 }
 
+/// A block of the output.
+#[derive(Clone, Debug, PartialEq)]
+struct Block {
+    /// Weight rows: outputs.
+    rows: Range<usize>,
+    /// Input rows.
+    columns: Range<usize>,
+}
+
+impl Block {
+    /// Most rows of a block: so many, unpacked, stay in the second-level cache while the input passes.
+    const ROWS: usize = 4 * TILE;
+}
+
+/// How the outputs of many input rows are cut into blocks: into tall ones, if that makes enough of them for all threads.
+struct Grid {
+    rows: usize,
+    columns: usize,
+    n: usize,
+}
+
+impl Grid {
+    /// Blocks that a thread should have at least, so that none waits long for the others.
+    const EACH: usize = 6;
+
+    fn new(parts: impl Iterator<Item = usize> + Clone, n: usize, threads: usize) -> Self {
+        let wanted = Self::EACH * threads;
+        let count = |rows: usize| parts.clone().map(|part| part.div_ceil(rows)).sum::<usize>();
+        let mut rows = Block::ROWS;
+        while rows > TILE && count(rows) < wanted {
+            rows /= 2;
+        }
+        // Narrower blocks unpack the same weights again: only where there are more threads than rows for them.
+        let pieces = wanted.div_ceil(count(rows).max(1)).min(n.div_ceil(32));
+        Self { rows, columns: if threads == 1 { n } else { n.div_ceil(pieces).next_multiple_of(FEW) }, n }
+    }
+
+    /// Block `i` and which part it is of, if there are so many.
+    fn block(&self, i: usize, parts: impl Iterator<Item = usize>) -> Option<(usize, Block)> {
+        let pieces = self.n.div_ceil(self.columns);
+        let (mut i, piece) = (i / pieces, i % pieces);
+        for (part, rows) in parts.enumerate() {
+            let blocks = rows.div_ceil(self.rows);
+            if i < blocks {
+                let cut = |i: usize, size: usize, end: usize| i * size..end.min((i + 1) * size);
+                return Some((part, Block { rows: cut(i, self.rows, rows), columns: cut(piece, self.columns, self.n) }));
+            }
+            i -= blocks;
+        }
+        None
+    }
+}
+
 /// One part as the kernels see it.
 struct Job<'a> {
     matrix: &'a Matrix,
@@ -214,32 +288,20 @@ struct Job<'a> {
     x: &'a [f32],
     q32: &'a Blocks32,
     q256: &'a Blocks256,
-    n: usize,
     out: SharedMut<'a, f32>,
 }
 
 impl Job<'_> {
     /// # Safety
-    /// No two threads may be given the same rows.
-    unsafe fn run(&self, isa: Isa, rows: Range<usize>, panel: &mut Panel) {
+    /// A block of this job, and no two threads may be given the same outputs.
+    unsafe fn run(&self, isa: Isa, block: Block, panel: &mut Panel) {
         match isa.level() {
             // SAFETY: the caller's promise.
-            Level::Portable => unsafe { portable::run(self, rows) },
+            Level::Portable => unsafe { portable::run(self, &block) },
             // SAFETY: the caller's promise, and an `Isa` is what the machine has.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::run(self, rows, panel) },
+            Level::Avx2 => unsafe { avx2::run(self, &block, panel) },
         }
-    }
-
-    /// Stores a finished sum: output `row` of input row `column`.
-    ///
-    /// # Safety
-    /// `column < n`, `row < rows`, and no other thread may be at work on `row`.
-    #[inline(always)]
-    unsafe fn put(&self, column: usize, row: usize, sum: f32) {
-        let value = self.bias.map_or(sum, |bias| sum + bias[row]);
-        // SAFETY: the caller's promises.
-        unsafe { self.at(column, row).write(value) };
     }
 
     /// Where output `row` of input row `column` lies.
@@ -266,7 +328,7 @@ mod tests {
                     let mut bytes = 0;
                     for (i, range) in shares(sizes.iter().copied(), thread, threads).enumerate() {
                         assert_eq!(range.start, next[i]);
-                        assert!(range.end == sizes[i].0 || range.end % TILE == 0);
+                        assert!(range.end == sizes[i].0 || range.end.is_multiple_of(TILE));
                         next[i] = range.end;
                         bytes += range.len() * sizes[i].1;
                     }
@@ -275,6 +337,28 @@ mod tests {
                     assert!(bytes.abs_diff(total / threads) <= 2 * most, "{bytes} of {total} for one of {threads}");
                 }
                 assert!(next.iter().zip(sizes).all(|(next, (rows, _))| next == rows));
+            }
+        }
+    }
+
+    #[test]
+    fn grids_cover_every_output_once() {
+        for parts in [&[576, 192, 192][..], &[1], &[0, 17], &[49152]] {
+            for n in [5, 64, 70, 512] {
+                for threads in [1, 2, 3, 16, 64] {
+                    let grid = Grid::new(parts.iter().copied(), n, threads);
+                    let blocks: Vec<_> = (0..).map_while(|i| grid.block(i, parts.iter().copied())).collect();
+                    for (part, &rows) in parts.iter().enumerate() {
+                        let mut seen = vec![0; rows * n];
+                        for (_, block) in blocks.iter().filter(|(p, _)| *p == part) {
+                            assert!(block.rows.len() <= Block::ROWS && block.rows.start.is_multiple_of(TILE));
+                            for row in block.rows.clone() {
+                                block.columns.clone().for_each(|column| seen[row * n + column] += 1);
+                            }
+                        }
+                        assert!(seen.iter().all(|&times| times == 1), "{parts:?} n={n} threads={threads}");
+                    }
+                }
             }
         }
     }

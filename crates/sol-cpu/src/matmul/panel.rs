@@ -10,8 +10,8 @@ struct Line([u8; 64]);
 pub(super) struct Panel(Vec<Line>);
 
 impl Panel {
-    /// Columns of a quantised row that are unpacked at a time: a multiple of every block, and little enough for sixteen such
-    /// rows to stay in the first- or second-level cache.
+    /// Columns of a quantised row that are unpacked at a time: a multiple of every block, and little enough for a block's rows
+    /// to stay in the second-level cache.
     pub(super) const COLS: usize = 2048;
 
     /// Room for `n` of `T`.
@@ -26,21 +26,5 @@ impl Panel {
         }
         // SAFETY: aligned, large enough, initialised, and valid by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), n) }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86_64 {
-    use std::arch::x86_64::__m256;
-
-    impl super::Panel {
-        /// Room for `vectors`, and for `floats` more.
-        pub(in crate::matmul) fn floats(&mut self, vectors: usize, floats: usize) -> (&mut [__m256], &mut [f32]) {
-            // SAFETY: any bytes are floats.
-            let all = unsafe { self.blocks::<__m256>(vectors + floats.div_ceil(8)) };
-            let (vectors, rest) = all.split_at_mut(vectors);
-            // SAFETY: a vector is eight floats.
-            (vectors, unsafe { std::slice::from_raw_parts_mut(rest.as_mut_ptr().cast(), floats) })
-        }
     }
 }

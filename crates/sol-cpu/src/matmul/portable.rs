@@ -4,30 +4,31 @@
 //! What fixes the bits of a result, here and in every other kernel:
 //! - quantised weights: the integer sum of a block is exact, whatever its order; the blocks of a row are added one after the
 //!   other, `acc = fma(sum, d_w * d_x, acc)`, then the minimum's term if the format has one;
-//! - floats: eight sums, the column modulo 8 choosing which, one fused multiply-add a column; they are added up by halves
-//!   ([`add_up`]);
+//! - floats: eight sums, the column modulo 8 choosing which, one fused multiply-add a column; after each [`DEPTH`] columns
+//!   they are added up by halves ([`add_up`]) and to what came before;
 //! - then the bias.
-
-use std::ops::Range;
 
 use half::{bf16, f16};
 use sol_weights::DType;
 
-use super::{Job, Matrix};
+use super::{Block, Job, Matrix};
 
 /// Columns of the output that share the decoding of a weight block.
 const WIDTH: usize = 16;
 
-/// Computes `rows` of the output for all rows of the input.
+/// Float columns that are added up together.
+pub(super) const DEPTH: usize = 1024;
+
+/// Computes a block of the output.
 ///
 /// # Safety
-/// No other thread may be at work on the same rows of the same job.
-pub(super) unsafe fn run(job: &Job<'_>, rows: Range<usize>) {
+/// A block of the job, and no other thread at work on it.
+pub(super) unsafe fn run(job: &Job<'_>, block: &Block) {
     let matrix = job.matrix;
-    for row in rows {
+    for row in block.rows.clone() {
         let weights = matrix.row(row);
-        for first in (0..job.n).step_by(WIDTH) {
-            let count = WIDTH.min(job.n - first);
+        for first in block.columns.clone().step_by(WIDTH) {
+            let count = WIDTH.min(block.columns.end - first);
             let mut sums = [0.0; WIDTH];
             let sums = &mut sums[..count];
             match matrix.dtype() {
@@ -38,15 +39,16 @@ pub(super) unsafe fn run(job: &Job<'_>, rows: Range<usize>) {
                 _ => blocks256(job, matrix, weights, first, sums),
             }
             for (i, sum) in sums.iter().enumerate() {
-                // SAFETY: this thread alone works on `row`.
-                unsafe { job.put(first + i, row, *sum) };
+                let value = job.bias.map_or(*sum, |bias| sum + bias[row]);
+                // SAFETY: an output of this thread's block.
+                unsafe { job.at(first + i, row).write(value) };
             }
         }
     }
 }
 
 /// The fixed order in which eight partial sums become one.
-pub(super) fn add_up(s: [f32; 8]) -> f32 {
+fn add_up(s: [f32; 8]) -> f32 {
     ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
 }
 
@@ -54,15 +56,17 @@ fn floats<const B: usize>(job: &Job<'_>, weights: &[u8], first: usize, sums: &mu
     let cols = job.matrix.cols();
     for (i, sum) in sums.iter_mut().enumerate() {
         let x = &job.x[(first + i) * cols..][..cols];
-        let mut partial = [0.0f32; 8];
-        for (w, x) in weights.as_chunks::<B>().0.chunks(8).zip(x.chunks(8)) {
-            for lane in 0..8 {
-                // A last group of fewer than eight is filled up with zeros.
-                let (w, x) = if lane < x.len() { (value(w[lane]), x[lane]) } else { (0.0, 0.0) };
-                partial[lane] = w.mul_add(x, partial[lane]);
+        for (w, x) in weights.as_chunks::<B>().0.chunks(DEPTH).zip(x.chunks(DEPTH)) {
+            let mut partial = [0.0f32; 8];
+            for (w, x) in w.chunks(8).zip(x.chunks(8)) {
+                for lane in 0..8 {
+                    // A last group of fewer than eight is filled up with zeros.
+                    let (w, x) = if lane < x.len() { (value(w[lane]), x[lane]) } else { (0.0, 0.0) };
+                    partial[lane] = w.mul_add(x, partial[lane]);
+                }
             }
+            *sum += add_up(partial);
         }
-        *sum = add_up(partial);
     }
 }
 

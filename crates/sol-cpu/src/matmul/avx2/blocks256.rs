@@ -5,9 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::Job;
-use super::unpack::{
-    Rows, field, four, halves, in_lanes, levels, pair, pair_signed, signed, twice, twice_signed, unsigned,
-};
+use super::unpack::{Rows, field, four, halves, in_lanes, levels, pair, pair_signed, signed, twice, twice_signed, unsigned};
 use super::{HALVES, Sums};
 
 /// A super-block of `8 * H` interleaved rows.
@@ -67,18 +65,15 @@ impl<F: Format> super::Tile for Tile<F> {
     unsafe fn pack(rows: &Rows, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
-            unsafe { F::read(rows, b * F::BYTES, block, half) };
+            unsafe {
+                rows.prefetch(b * F::BYTES, F::BYTES);
+                F::read(rows, b * F::BYTES, block, half);
+            }
         }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn many<const C: usize>(
-        job: &Job<'_>,
-        panel: &[Self::Block],
-        start: usize,
-        first: usize,
-        sums: &mut Sums<HALVES, C>,
-    ) {
+    unsafe fn many<const C: usize>(job: &Job<'_>, panel: &[Self::Block], start: usize, first: usize, sums: &mut Sums<HALVES, C>) {
         let mut acc = *sums;
         for (b, block) in panel.iter().enumerate() {
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
@@ -90,6 +85,7 @@ impl<F: Format> super::Tile for Tile<F> {
 
 /// Adds the products of one super-block.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
 unsafe fn add<F: Format, const H: usize, const C: usize>(
     job: &Job<'_>,
     block: &Block<H>,

@@ -58,7 +58,10 @@ impl<F: Format> super::Tile for Tile<F> {
     unsafe fn pack(rows: &Rows, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
-            let (q, d, min) = unsafe { F::read(rows, b * F::BYTES) };
+            let (q, d, min) = unsafe {
+                rows.prefetch(b * F::BYTES, F::BYTES);
+                F::read(rows, b * F::BYTES)
+            };
             for (to, q) in block.q.iter_mut().zip(q) {
                 to[half] = q;
             }
@@ -68,13 +71,7 @@ impl<F: Format> super::Tile for Tile<F> {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn many<const C: usize>(
-        job: &Job<'_>,
-        panel: &[Self::Block],
-        start: usize,
-        first: usize,
-        sums: &mut Sums<HALVES, C>,
-    ) {
+    unsafe fn many<const C: usize>(job: &Job<'_>, panel: &[Self::Block], start: usize, first: usize, sums: &mut Sums<HALVES, C>) {
         let mut acc = *sums;
         for (b, block) in panel.iter().enumerate() {
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
@@ -86,6 +83,7 @@ impl<F: Format> super::Tile for Tile<F> {
 
 /// Adds the products of one block.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
 unsafe fn add<F: Format, const H: usize, const C: usize>(
     job: &Job<'_>,
     block: &Block<H>,

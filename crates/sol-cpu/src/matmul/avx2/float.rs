@@ -3,18 +3,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::{Job, Panel};
+use super::super::portable::DEPTH;
+use super::super::{Block, FEW, Job, Panel};
 
 /// Weight rows by input rows that share their loads: twelve accumulators.
 const TALL: usize = 4;
 const WIDE: usize = 3;
-
-/// Weight rows and input rows of a block that stays in the second-level cache.
-const ROWS: usize = 16;
-const COLUMNS: usize = 252;
-
-/// Columns of a block; multiples of 8.
-const DEPTH: usize = 2048;
 
 /// From one decoded row to the next: rows must not all fall into the same cache sets.
 const PITCH: usize = DEPTH + 16;
@@ -71,130 +65,138 @@ impl Float for Bf16 {
     }
 }
 
-/// Sums of `TALL` weight rows by `C` input rows.
-type Sums<const C: usize> = [[__m256; C]; TALL];
+/// Sums of `C` input rows (outer) by `TALL` weight rows.
+type Sums<const C: usize> = [[__m256; TALL]; C];
 
 /// # Safety
-/// AVX2, FMA and F16C; `F` is the format of the job's matrix; no other thread is at work on the same rows of the job.
-pub(super) unsafe fn run<F: Float>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
+/// AVX2, FMA and F16C; `F` is the format of the job's matrix; this is a block of the job that no other thread is at work on.
+pub(super) unsafe fn run<F: Float>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     // SAFETY: the caller's promises.
     unsafe {
-        match job.n {
-            1 => few::<F, 1>(job, rows),
-            2 => few::<F, 2>(job, rows),
-            3 => few::<F, 3>(job, rows),
-            _ => many::<F>(job, rows, panel),
+        if block.columns.len() <= FEW {
+            for first in block.rows.clone().step_by(TALL) {
+                let tile = Block { rows: first..block.rows.end.min(first + TALL), columns: block.columns.clone() };
+                pieces(job.matrix.cols(), |piece| {
+                    strips::<F, true>(job, &tile, &piece, |row| weights::<F>(job, &tile, row, &piece))
+                });
+            }
+        } else if F::DECODE {
+            let decoded = panel.blocks::<f32>(Block::ROWS * PITCH);
+            let first = block.rows.start;
+            pieces(job.matrix.cols(), |piece| {
+                for row in block.rows.clone() {
+                    let to = &mut decoded[(row - first) * PITCH..][..PITCH];
+                    decode::<F>(weights::<F>(job, block, row, &piece), piece.end - piece.start, to);
+                }
+                let row = |row: usize| decoded[(row.min(block.rows.end - 1) - first) * PITCH..].as_ptr();
+                strips::<F32, false>(job, block, &piece, row);
+            });
+        } else {
+            pieces(job.matrix.cols(), |piece| {
+                strips::<F, false>(job, block, &piece, |row| weights::<F>(job, block, row, &piece))
+            });
         }
     }
 }
 
-/// # Safety
-/// As [`run`]; there are `C` input rows.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn few<F: Float, const C: usize>(job: &Job<'_>, rows: Range<usize>) {
-    for row in rows.clone().step_by(TALL) {
-        let mut sums = [[super::zero(); C]; TALL];
-        let weights = std::array::from_fn(|r| job.matrix.row((row + r).min(rows.end - 1)).as_ptr().cast());
-        let x = std::array::from_fn(|c| job.x[c * job.matrix.cols()..].as_ptr());
-        // SAFETY: whole rows of weights and input, and this thread's outputs.
-        unsafe {
-            tile::<F, C>(&weights, &x, job.matrix.cols(), &mut sums);
-            finish(job, row..rows.end.min(row + TALL), 0, &sums);
+/// Where a piece of a weight row is; the block's last row stands for those beyond it, whose results are not stored.
+fn weights<F: Float>(job: &Job<'_>, block: &Block, row: usize, piece: &Piece) -> *const F::Bits {
+    job.matrix.row(row.min(block.rows.end - 1)).as_ptr().cast::<F::Bits>().wrapping_add(piece.start)
+}
+
+/// Cuts columns into pieces; no columns are one piece.
+fn pieces(cols: usize, mut f: impl FnMut(Piece)) {
+    let mut start = 0;
+    loop {
+        let end = cols.min(start + DEPTH);
+        f(Piece { start, end, cols });
+        if end == cols {
+            break;
         }
+        start = end;
     }
 }
 
+/// Some columns of the matrix.
+struct Piece {
+    start: usize,
+    end: usize,
+    /// Of the whole matrix.
+    cols: usize,
+}
+
+/// Adds a piece's products to the block. `row` tells where the piece of a weight row is. With `AHEAD`, the rows lie in memory
+/// one after the other and are fetched ahead.
+///
 /// # Safety
-/// As [`run`].
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn many<F: Float>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
-    let cols = job.matrix.cols();
-    let (sums, decoded) = panel.floats(COLUMNS * ROWS, if F::DECODE { ROWS * PITCH } else { 0 });
-    for row in rows.clone().step_by(ROWS) {
-        let block = row..rows.end.min(row + ROWS);
-        for first in (0..job.n).step_by(COLUMNS) {
-            let columns = first..job.n.min(first + COLUMNS);
-            let mut start = 0;
-            loop {
-                let end = cols.min(start + DEPTH);
-                let mut weights = [std::ptr::null::<f32>(); ROWS];
-                for (r, to) in weights.iter_mut().enumerate() {
-                    let from = job.matrix.row((row + r).min(rows.end - 1)).as_ptr().cast::<F::Bits>();
-                    // SAFETY: `start` lies within the row (or at its end); a decoded row fits its pitch.
-                    unsafe {
-                        *to = if F::DECODE {
-                            let to = decoded.as_mut_ptr().add(r * PITCH);
-                            decode::<F>(from.add(start), end - start, to);
-                            to
-                        } else {
-                            from.add(start).cast()
-                        };
-                    }
+/// As [`run`], and `row` is to be trusted.
+#[inline(always)]
+unsafe fn strips<F: Float, const AHEAD: bool>(
+    job: &Job<'_>,
+    block: &Block,
+    piece: &Piece,
+    row: impl Fn(usize) -> *const F::Bits,
+) {
+    for column in block.columns.clone().step_by(WIDE) {
+        for first in block.rows.clone().step_by(TALL) {
+            let weights = [row(first), row(first + 1), row(first + 2), row(first + 3)];
+            let rows = first..block.rows.end.min(first + TALL);
+            // SAFETY: the caller's promises.
+            unsafe {
+                match block.columns.end - column {
+                    1 => strip::<F, 1, AHEAD>(job, &weights, rows, column, piece),
+                    2 => strip::<F, 2, AHEAD>(job, &weights, rows, column, piece),
+                    _ => strip::<F, WIDE, AHEAD>(job, &weights, rows, column, piece),
                 }
-                let piece = Piece { block: block.clone(), first, start, end };
-                let whole = columns.len() / WIDE * WIDE;
-                // SAFETY: rows, input rows and columns of the job; `sums` has room for all of the block.
-                unsafe {
-                    for column in (first..first + whole).step_by(WIDE) {
-                        strip::<WIDE>(job, &weights, &piece, column, sums);
-                    }
-                    match columns.len() - whole {
-                        0 => {}
-                        1 => strip::<1>(job, &weights, &piece, first + whole, sums),
-                        _ => strip::<2>(job, &weights, &piece, first + whole, sums),
-                    }
-                }
-                if end == cols {
-                    break;
-                }
-                start = end;
             }
         }
     }
 }
 
-/// What [`strip`] works on.
-struct Piece {
-    /// Weight rows.
-    block: Range<usize>,
-    /// The input row whose sums come first in the buffer.
-    first: usize,
-    /// Columns.
-    start: usize,
-    end: usize,
-}
-
-/// A block of weight rows by `C` input rows from `column` on.
+/// Up to `TALL` weight rows by `C` input rows from `column` on.
 ///
 /// # Safety
-/// As [`run`]; everything named exists.
+/// As [`run`]; the pointers are to as many numbers as the piece has columns.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn strip<const C: usize>(
+unsafe fn strip<F: Float, const C: usize, const AHEAD: bool>(
     job: &Job<'_>,
-    weights: &[*const f32; ROWS],
-    piece: &Piece,
+    weights: &[*const F::Bits; TALL],
+    rows: Range<usize>,
     column: usize,
-    buffer: &mut [__m256],
+    piece: &Piece,
 ) {
-    let cols = job.matrix.cols();
-    let x = std::array::from_fn(|c| job.x[(column + c) * cols + piece.start..].as_ptr());
-    for (t, weights) in weights.as_chunks::<TALL>().0.iter().enumerate() {
-        let row = piece.block.start + t * TALL;
-        if row >= piece.block.end {
-            break;
-        }
-        let kept = &mut buffer[(column - piece.first) * ROWS + t * TALL * C..][..TALL * C];
-        let mut sums = [[super::zero(); C]; TALL];
-        if piece.start > 0 {
-            sums.as_flattened_mut().copy_from_slice(kept);
-        }
-        // SAFETY: the caller's promises.
-        unsafe { tile::<F32, C>(weights, &x, piece.end - piece.start, &mut sums) };
-        if piece.end == cols {
-            // SAFETY: the caller's promises.
-            unsafe { finish(job, row..piece.block.end.min(row + TALL), column, &sums) };
-        } else {
-            kept.copy_from_slice(sums.as_flattened());
+    let mut x = [std::ptr::null(); C];
+    for (c, x) in x.iter_mut().enumerate() {
+        *x = job.x[(column + c) * piece.cols + piece.start..].as_ptr();
+    }
+    let mut sums = [[super::zero(); TALL]; C];
+    let ahead = AHEAD.then(|| {
+        // The same part of the rows after these.
+        let piece = TALL * piece.start * size_of::<F::Bits>();
+        job.matrix.row(rows.start).as_ptr().wrapping_add(TALL * job.matrix.row_bytes + piece)
+    });
+    // SAFETY: the caller's promises.
+    unsafe { multiply::<F, C>(weights, &x, piece.end - piece.start, ahead, &mut sums) };
+    for (c, sums) in sums.iter().enumerate() {
+        // SAFETY: an output of this thread's block; `add_up` has the features that this function has.
+        unsafe {
+            let out = job.at(column + c, rows.start);
+            let mut values = [0.0f32; TALL];
+            if piece.start > 0 {
+                out.copy_to_nonoverlapping(values.as_mut_ptr(), rows.len());
+            }
+            let mut sum = _mm_add_ps(_mm_loadu_ps(values.as_ptr()), add_up(sums));
+            if let Some(bias) = job.bias.filter(|_| piece.end == piece.cols) {
+                let mut values = [0.0f32; TALL];
+                values[..rows.len()].copy_from_slice(&bias[rows.clone()]);
+                sum = _mm_add_ps(sum, _mm_loadu_ps(values.as_ptr()));
+            }
+            if rows.len() == TALL {
+                _mm_storeu_ps(out, sum);
+            } else {
+                _mm_storeu_ps(values.as_mut_ptr(), sum);
+                out.copy_from_nonoverlapping(values.as_ptr(), rows.len());
+            }
         }
     }
 }
@@ -204,31 +206,41 @@ unsafe fn strip<const C: usize>(
 /// # Safety
 /// AVX2, FMA and F16C; all pointers are to `len` numbers.
 #[inline(always)]
-unsafe fn tile<F: Float, const C: usize>(
+unsafe fn multiply<F: Float, const C: usize>(
     weights: &[*const F::Bits; TALL],
     x: &[*const f32; C],
     len: usize,
+    ahead: Option<*const u8>,
     sums: &mut Sums<C>,
 ) {
     // SAFETY: the caller's promises.
     unsafe {
         let mut acc = *sums;
+        let mut eight = [super::zero(); C];
         let whole = len / 8 * 8;
         for k in (0..whole).step_by(8) {
-            let x = x.map(|x| _mm256_loadu_ps(x.add(k)));
+            if let Some(ahead) = ahead {
+                // As long as a step's weights. Fetching reads nothing, so the address may be any.
+                for line in (0..TALL * size_of::<[F::Bits; 8]>()).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(TALL * size_of::<F::Bits>() * k + line).cast());
+                }
+            }
+            for c in 0..C {
+                eight[c] = _mm256_loadu_ps(x[c].add(k));
+            }
             for r in 0..TALL {
                 let w = F::load(weights[r].add(k));
                 for c in 0..C {
-                    acc[r][c] = _mm256_fmadd_ps(w, x[c], acc[r][c]);
+                    acc[c][r] = _mm256_fmadd_ps(w, eight[c], acc[c][r]);
                 }
             }
         }
         if whole < len {
-            let x = x.map(|x| F32::load(padded(x.add(whole), len - whole).as_ptr()));
             for r in 0..TALL {
                 let w = F::load(padded(weights[r].add(whole), len - whole).as_ptr());
                 for c in 0..C {
-                    acc[r][c] = _mm256_fmadd_ps(w, x[c], acc[r][c]);
+                    let x = _mm256_loadu_ps(padded(x[c].add(whole), len - whole).as_ptr());
+                    acc[c][r] = _mm256_fmadd_ps(w, x, acc[c][r]);
                 }
             }
         }
@@ -248,37 +260,34 @@ unsafe fn padded<T: Copy + Default>(from: *const T, len: usize) -> [T; 8] {
     all
 }
 
+/// Decodes `len` numbers, and zeros up to a multiple of 8.
+///
 /// # Safety
-/// AVX2, FMA and F16C; `from` is to `len` numbers, `to` to room for as many, rounded up to 8.
-#[inline(always)]
-unsafe fn decode<F: Float>(from: *const F::Bits, len: usize, to: *mut f32) {
-    // SAFETY: the caller's promises.
-    unsafe {
-        let whole = len / 8 * 8;
-        for k in (0..whole).step_by(8) {
-            _mm256_storeu_ps(to.add(k), F::load(from.add(k)));
-        }
-        if whole < len {
-            _mm256_storeu_ps(to.add(whole), F::load(padded(from.add(whole), len - whole).as_ptr()));
+/// AVX2, FMA and F16C; `from` is to `len` numbers.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn decode<F: Float>(from: *const F::Bits, len: usize, to: &mut [f32]) {
+    for (i, to) in to.as_chunks_mut::<8>().0.iter_mut().take(len.div_ceil(8)).enumerate() {
+        let left = len - 8 * i;
+        // SAFETY: the caller's promises.
+        unsafe {
+            let from = from.add(8 * i);
+            let eight = if left < 8 { F::load(padded(from, left).as_ptr()) } else { F::load(from) };
+            _mm256_storeu_ps(to.as_mut_ptr(), eight);
         }
     }
 }
 
-/// Adds up the lanes and stores.
-///
-/// # Safety
-/// AVX2; up to `TALL` rows, which are this thread's, and input rows `column..column + C`.
+/// The sums of each vector's lanes, in the order of [`portable`](super::super::portable).
 #[inline(always)]
-unsafe fn finish<const C: usize>(job: &Job<'_>, rows: Range<usize>, column: usize, sums: &Sums<C>) {
-    for (row, sums) in rows.zip(sums) {
-        for (c, &sum) in sums.iter().enumerate() {
-            // SAFETY: the caller's promises.
-            unsafe {
-                let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-                let one = _mm_add_ss(two, _mm_movehdup_ps(two));
-                job.put(column + c, row, _mm_cvtss_f32(one));
-            }
+unsafe fn add_up(sums: &[__m256; TALL]) -> __m128 {
+    // SAFETY: the caller enables AVX2.
+    unsafe {
+        let mut four = [_mm_setzero_ps(); TALL];
+        for (four, sum) in four.iter_mut().zip(sums) {
+            *four = _mm_add_ps(_mm256_castps256_ps128(*sum), _mm256_extractf128_ps::<1>(*sum));
         }
+        let [mut a, mut b, mut c, mut d] = four;
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d))
     }
 }

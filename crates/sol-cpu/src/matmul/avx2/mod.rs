@@ -7,8 +7,8 @@
 //!
 //! Floats: a lane is a column modulo 8 ([`float`]).
 
-mod blocks32;
 mod blocks256;
+mod blocks32;
 mod float;
 mod unpack;
 
@@ -17,11 +17,8 @@ use std::ops::Range;
 
 use sol_weights::DType;
 
-use super::{Job, Panel};
+use super::{Block, Job, Panel};
 use unpack::Rows;
-
-/// Input rows up to which weights are interleaved anew instead of being kept in a panel.
-const FEW: usize = 4;
 
 /// Input rows that share a load of the panel.
 const WIDTH: usize = 4;
@@ -29,29 +26,29 @@ const WIDTH: usize = 4;
 /// Weight rows of a panel, in halves of eight.
 const HALVES: usize = 2;
 
-/// Computes `rows` of the output for all rows of the input.
+/// Computes a block of the output.
 ///
 /// # Safety
-/// The machine has AVX2, FMA and F16C, and no other thread is at work on the same rows of the same job.
-pub(super) unsafe fn run(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
+/// The machine has AVX2, FMA and F16C, and this is a block of the job that no other thread is at work on.
+pub(super) unsafe fn run(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     // SAFETY: the caller's promises; the format is that of the matrix.
     unsafe {
         match job.matrix.dtype() {
-            DType::F32 => float::run::<float::F32>(job, rows, panel),
-            DType::F16 => float::run::<float::F16>(job, rows, panel),
-            DType::BF16 => float::run::<float::Bf16>(job, rows, panel),
-            DType::Q4_0 => tiles::<blocks32::Tile<blocks32::Q4_0>>(job, rows, panel),
-            DType::Q4_1 => tiles::<blocks32::Tile<blocks32::Q4_1>>(job, rows, panel),
-            DType::Q5_0 => tiles::<blocks32::Tile<blocks32::Q5_0>>(job, rows, panel),
-            DType::Q5_1 => tiles::<blocks32::Tile<blocks32::Q5_1>>(job, rows, panel),
-            DType::Q8_0 => tiles::<blocks32::Tile<blocks32::Q8_0>>(job, rows, panel),
-            DType::IQ4NL => tiles::<blocks32::Tile<blocks32::Iq4Nl>>(job, rows, panel),
-            DType::Q2K => tiles::<blocks256::Tile<blocks256::Q2K>>(job, rows, panel),
-            DType::Q3K => tiles::<blocks256::Tile<blocks256::Q3K>>(job, rows, panel),
-            DType::Q4K => tiles::<blocks256::Tile<blocks256::Q4K>>(job, rows, panel),
-            DType::Q5K => tiles::<blocks256::Tile<blocks256::Q5K>>(job, rows, panel),
-            DType::Q6K => tiles::<blocks256::Tile<blocks256::Q6K>>(job, rows, panel),
-            DType::IQ4XS => tiles::<blocks256::Tile<blocks256::Iq4Xs>>(job, rows, panel),
+            DType::F32 => float::run::<float::F32>(job, block, panel),
+            DType::F16 => float::run::<float::F16>(job, block, panel),
+            DType::BF16 => float::run::<float::Bf16>(job, block, panel),
+            DType::Q4_0 => tiles::<blocks32::Tile<blocks32::Q4_0>>(job, block, panel),
+            DType::Q4_1 => tiles::<blocks32::Tile<blocks32::Q4_1>>(job, block, panel),
+            DType::Q5_0 => tiles::<blocks32::Tile<blocks32::Q5_0>>(job, block, panel),
+            DType::Q5_1 => tiles::<blocks32::Tile<blocks32::Q5_1>>(job, block, panel),
+            DType::Q8_0 => tiles::<blocks32::Tile<blocks32::Q8_0>>(job, block, panel),
+            DType::IQ4NL => tiles::<blocks32::Tile<blocks32::Iq4Nl>>(job, block, panel),
+            DType::Q2K => tiles::<blocks256::Tile<blocks256::Q2K>>(job, block, panel),
+            DType::Q3K => tiles::<blocks256::Tile<blocks256::Q3K>>(job, block, panel),
+            DType::Q4K => tiles::<blocks256::Tile<blocks256::Q4K>>(job, block, panel),
+            DType::Q5K => tiles::<blocks256::Tile<blocks256::Q5K>>(job, block, panel),
+            DType::Q6K => tiles::<blocks256::Tile<blocks256::Q6K>>(job, block, panel),
+            DType::IQ4XS => tiles::<blocks256::Tile<blocks256::Iq4Xs>>(job, block, panel),
             other => unreachable!("{other} matrices are refused"),
         }
     }
@@ -89,68 +86,69 @@ trait Tile {
 
 /// # Safety
 /// As [`run`]; `T` is the format of the job's matrix.
-unsafe fn tiles<T: Tile>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
-    // SAFETY: the caller's promises; all row and block numbers are below those of the job.
+unsafe fn tiles<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
+    // SAFETY: the caller's promises.
     unsafe {
-        if job.n > FEW {
-            return panels::<T>(job, rows, panel);
-        }
-        for row in rows.clone().step_by(8) {
-            let end = rows.end.min(row + 8);
-            let pointers = Rows::new(job.matrix, row);
-            match job.n {
-                1 => few::<T, 1>(job, row..end, &pointers),
-                2 => few::<T, 2>(job, row..end, &pointers),
-                3 => few::<T, 3>(job, row..end, &pointers),
-                _ => few::<T, 4>(job, row..end, &pointers),
-            }
+        match block.columns.len() {
+            1 => few::<T, 1>(job, block),
+            2 => few::<T, 2>(job, block),
+            3 => few::<T, 3>(job, block),
+            4 => few::<T, 4>(job, block),
+            _ => panels::<T>(job, block, panel),
         }
     }
 }
 
 /// # Safety
-/// As [`tiles`]; `C` input rows.
-unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, rows: Range<usize>, pointers: &Rows) {
-    // SAFETY: the caller's promises.
-    unsafe {
+/// As [`tiles`]; the block has `C` input rows.
+unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, block: &Block) {
+    for row in block.rows.clone().step_by(8) {
+        let rows = row..block.rows.end.min(row + 8);
         let mut sums = [[zero(); 1]; C];
-        T::few(job, pointers, 0, &mut sums);
-        finish(job, rows, 0, &sums, true);
+        // SAFETY: the caller's promises.
+        unsafe {
+            T::few(job, &Rows::new(job.matrix, row), block.columns.start, &mut sums);
+            finish(job, rows, block.columns.start, &sums, true);
+        }
     }
 }
 
 /// # Safety
 /// As [`tiles`].
-unsafe fn panels<T: Tile>(job: &Job<'_>, rows: Range<usize>, panel: &mut Panel) {
+unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     let blocks = job.matrix.cols() / T::BLOCK;
-    for row in rows.clone().step_by(8 * HALVES) {
-        let tile = row..rows.end.min(row + 8 * HALVES);
-        let mut start = 0;
-        loop {
-            let end = blocks.min(start + Panel::COLS / T::BLOCK);
-            // SAFETY: the caller's promises, and a panel block is bytes: any are valid, and all are written before use.
-            unsafe {
-                let panel = panel.blocks::<T::Block>(end - start);
-                for half in 0..HALVES {
-                    T::pack(&Rows::new(job.matrix, row + 8 * half), start..end, panel, half);
-                }
-                let last = end == blocks;
-                let whole = job.n / WIDTH * WIDTH;
-                for first in (0..whole).step_by(WIDTH) {
-                    many::<T, WIDTH>(job, &tile, panel, start, first, last);
-                }
-                match job.n - whole {
-                    0 => {}
-                    1 => many::<T, 1>(job, &tile, panel, start, whole, last),
-                    2 => many::<T, 2>(job, &tile, panel, start, whole, last),
-                    _ => many::<T, 3>(job, &tile, panel, start, whole, last),
-                }
+    let tiles = block.rows.clone().step_by(8 * HALVES).map(|row| row..block.rows.end.min(row + 8 * HALVES));
+    let mut start = 0;
+    loop {
+        let end = blocks.min(start + Panel::COLS / T::BLOCK);
+        let (long, last) = (end - start, end == blocks);
+        // SAFETY: a panel block is vectors of numbers, whose bytes may be any; all are written before use.
+        let panel = unsafe { panel.blocks::<T::Block>(tiles.len() * long) };
+        let part = |tile: usize| tile * long..(tile + 1) * long;
+        for (t, rows) in tiles.clone().enumerate() {
+            for half in 0..HALVES {
+                // SAFETY: the caller's promises.
+                unsafe { T::pack(&Rows::new(job.matrix, rows.start + 8 * half), start..end, &mut panel[part(t)], half) };
             }
-            if end == blocks {
-                break;
-            }
-            start = end;
         }
+        for first in block.columns.clone().step_by(WIDTH) {
+            for (t, rows) in tiles.clone().enumerate() {
+                let panel = &panel[part(t)];
+                // SAFETY: the caller's promises, and the panel is packed.
+                unsafe {
+                    match block.columns.end - first {
+                        1 => many::<T, 1>(job, &rows, panel, start, first, last),
+                        2 => many::<T, 2>(job, &rows, panel, start, first, last),
+                        3 => many::<T, 3>(job, &rows, panel, start, first, last),
+                        _ => many::<T, WIDTH>(job, &rows, panel, start, first, last),
+                    }
+                }
+            }
+        }
+        if last {
+            break;
+        }
+        start = end;
     }
 }
 
