@@ -35,13 +35,13 @@ impl Interrupt {
 pub struct Generation {
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Most new tokens; `None`: 512, as the model card's example, or what is left of the context if that is less.
+    /// Most new tokens; `None`: 512, as the model card's example, and an end of the context before that is no error.
     pub max_tokens: Option<usize>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
     /// Go on after end-of-turn tokens.
     pub ignore_eos: bool,
-    /// When the context is full, forget the older half of it and go on.
+    /// When the context is full, forget the older half of it and go on; a prompt too long for it loses its beginning.
     pub shift: bool,
     /// Stops the answer from another thread.
     pub interrupt: Interrupt,
@@ -87,7 +87,7 @@ pub struct Answer {
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
-    /// Tokens of the prompt.
+    /// Tokens of the prompt, less those that were shifted out of it.
     pub prompt_tokens: usize,
     /// How many of them were still cached from before.
     pub cached_tokens: usize,
@@ -104,7 +104,14 @@ impl LanguageModel {
         let context = self.engine.context();
         let vocab = self.engine.model().spec().vocab;
         let mut sampler = Sampler::new(options.sampling.clone(), vocab, prompt)?;
-        let max_tokens = self.plan(prompt.len(), context, options)?;
+        let max_tokens = plan(prompt.len(), context, options)?;
+        let shifted;
+        let prompt = if prompt.len() > context {
+            shifted = shifted_prompt(prompt, context);
+            &shifted
+        } else {
+            prompt
+        };
 
         let start = Instant::now();
         let common = prompt.iter().zip(self.sequence.tokens()).take_while(|(a, b)| a == b).count();
@@ -165,7 +172,13 @@ impl LanguageModel {
                     answer.finish = Finish::ContextFull;
                     break;
                 }
-                self.shift(&stop)?;
+                match self.shift(&stop) {
+                    Err(Error::Interrupted) => {
+                        answer.finish = Finish::Interrupted;
+                        break;
+                    }
+                    shifted => shifted?,
+                }
             }
             next = sampler.sample(self.engine.extend(&mut self.sequence, &[next], &|| false)?);
         }
@@ -183,31 +196,82 @@ impl LanguageModel {
         Ok(answer)
     }
 
-    /// How many tokens may be made, if the prompt fits at all.
-    fn plan(&self, prompt: usize, context: usize, options: &Generation) -> Result<usize> {
-        if prompt == 0 {
-            return Err(Error::EmptyPrompt);
-        }
-        let overflow = |max_tokens| {
-            let hint = "shorten the prompt, lower --max-tokens, raise --ctx if the model allows, or use --shift to forget the beginning";
-            Err(Error::ContextOverflow { needed: prompt + max_tokens, prompt, max_tokens, context, hint })
-        };
-        match options.max_tokens {
-            // The last token made need not be cached.
-            Some(n) if prompt + n > context + 1 && !(options.shift && prompt <= context) => overflow(n),
-            None if prompt > context => overflow(1),
-            Some(n) => Ok(n),
-            None if options.shift => Ok(DEFAULT_MAX_TOKENS),
-            None => Ok(DEFAULT_MAX_TOKENS.min(context + 1 - prompt)),
-        }
-    }
-
     /// Forgets the older half of the context but its first token (`<s>` anchors attention), and reads the rest again.
     fn shift(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         let tokens = self.sequence.tokens().to_vec();
-        let keep = usize::from(tokens.len() > 1);
-        let later = &tokens[tokens.len() - (tokens.len() - keep) / 2..];
-        self.engine.truncate(&mut self.sequence, keep);
-        self.engine.extend(&mut self.sequence, later, stop).map(|_| ())
+        let (first, later) = kept_by_shift(tokens.len());
+        self.engine.truncate(&mut self.sequence, first);
+        let later = &tokens[tokens.len() - later..];
+        if later.is_empty() { Ok(()) } else { self.engine.extend(&mut self.sequence, later, stop).map(|_| ()) }
+    }
+}
+
+/// How many tokens may be made, if the prompt fits at all.
+fn plan(prompt: usize, context: usize, options: &Generation) -> Result<usize> {
+    let max_tokens = options.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    if prompt == 0 {
+        return Err(Error::EmptyPrompt);
+    }
+    if max_tokens == 0 {
+        return Err(Error::BadOption { option: "--max-tokens", value: "0".into(), problem: "must be at least 1" });
+    }
+    // The last token made need not be cached. Without a wish, an answer ends where the context does.
+    let least = options.max_tokens.unwrap_or(1);
+    let needed = prompt.saturating_add(least);
+    if options.shift || needed <= context + 1 {
+        return Ok(max_tokens);
+    }
+    let hint = "shorten the prompt, lower --max-tokens, raise --ctx if the model allows, or use --shift to forget the beginning";
+    Err(Error::ContextOverflow { needed, prompt, max_tokens: least, context, hint })
+}
+
+/// How many of the first and of the last tokens of a full context are kept: `<s>` anchors attention.
+fn kept_by_shift(context: usize) -> (usize, usize) {
+    let first = usize::from(context > 1);
+    (first, (context - first) / 2)
+}
+
+/// What is left of a prompt that is longer than the context, as if it had been shifted while it was read.
+fn shifted_prompt(prompt: &[u32], context: usize) -> Vec<u32> {
+    let (first, later) = kept_by_shift(context);
+    let step = context - first - later;
+    let forgotten = (prompt.len() - context).div_ceil(step) * step;
+    [&prompt[..first], &prompt[first + forgotten..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_prompt_is_shifted_like_a_long_answer() {
+        for context in 1..12 {
+            for len in context + 1..60 {
+                // One token after the other, as in the loop that answers.
+                let mut plain: Vec<u32> = Vec::new();
+                for token in 0..len as u32 {
+                    if plain.len() == context {
+                        let (first, later) = kept_by_shift(context);
+                        plain.drain(first..context - later);
+                    }
+                    plain.push(token);
+                }
+                let prompt: Vec<u32> = (0..len as u32).collect();
+                assert_eq!(shifted_prompt(&prompt, context), plain, "{len} tokens in {context}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_plan_needs_room_for_what_was_asked_for() {
+        let options = |max_tokens, shift| Generation { max_tokens, shift, ..Generation::default() };
+        assert_eq!(plan(10, 16, &options(None, false)).unwrap(), DEFAULT_MAX_TOKENS);
+        assert_eq!(plan(10, 16, &options(Some(7), false)).unwrap(), 7);
+        assert_eq!(plan(16, 16, &options(None, false)).unwrap(), DEFAULT_MAX_TOKENS);
+        assert!(plan(10, 16, &options(Some(8), false)).is_err());
+        assert!(plan(17, 16, &options(None, false)).is_err());
+        assert!(plan(10, 16, &options(Some(usize::MAX), false)).is_err());
+        assert!(plan(10, 16, &options(Some(0), true)).is_err());
+        assert_eq!(plan(99, 16, &options(Some(8), true)).unwrap(), 8);
     }
 }

@@ -104,6 +104,11 @@ impl LanguageModel {
         self.engine.model().spec()
     }
 
+    /// Longest sequence, in tokens.
+    pub fn context(&self) -> usize {
+        self.engine.context()
+    }
+
     /// The tokenizer, if the checkpoint has one.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { path: self.path.clone() })

@@ -71,8 +71,8 @@ impl Sampling {
         if let Some((id, _)) = self.logit_bias.iter().find(|(id, _)| *id as usize >= vocab) {
             return Err(Error::UnknownToken { id: *id, vocab });
         }
-        if let Some((_, bias)) = self.logit_bias.iter().find(|(_, bias)| bias.is_nan()) {
-            return bad("--logit-bias", *bias, "must be a number");
+        if let Some((_, bias)) = self.logit_bias.iter().find(|(_, bias)| bias.is_nan() || *bias == f32::INFINITY) {
+            return bad("--logit-bias", *bias, "must be a number, or -inf to forbid the token");
         }
         Ok(())
     }
