@@ -36,6 +36,19 @@ impl Hub {
         }
     }
 
+    /// The path of a model that is complete on this machine. Neither the hub nor pip is asked.
+    pub fn cached(&self, model: &ModelRef) -> Option<PathBuf> {
+        match model {
+            ModelRef::Path(path) => path.exists().then(|| path.clone()),
+            ModelRef::Default => self.cached_default(),
+            ModelRef::Repo { repo, revision, file } => {
+                check_repo(repo).ok()?;
+                let cache = RepoCache::new(&self.config.hub_cache, repo);
+                cached(&cache, repo, revision.as_deref().unwrap_or(DEFAULT_REVISION), file.as_deref())
+            }
+        }
+    }
+
     fn resolve_repo(
         &self,
         model: &ModelRef,

@@ -41,6 +41,10 @@ fn offline_and_unreachable_use_the_cache() {
     let notes = recorder.lines();
     assert!(notes[0].contains("cannot be reached") && notes[0].contains("in the cache"), "{notes:?}");
 
+    let cached = |model: &str| machine.hub().cached(&ModelRef::parse(model).unwrap());
+    assert_eq!(cached("org/m").as_ref(), Some(&expected));
+    assert_eq!((cached("org/m@v2"), cached("smollm2")), (None, None));
+
     machine.config.offline = true;
     assert_eq!(machine.resolve("org/m").unwrap(), expected);
     assert_eq!(machine.resolve("org/m:config.json").unwrap(), expected.join("config.json"));
