@@ -128,7 +128,7 @@ impl ModelArg {
 /// A line on stderr, unless quiet.
 pub(crate) fn note(output: &Output, text: &str) {
     if !output.quiet {
-        eprintln!("{text}");
+        say(text);
     }
 }
 
@@ -155,7 +155,7 @@ impl Progress for Bars {
         }
         if !std::io::stderr().is_terminal() {
             let size = total.map_or(String::new(), |n| format!(" ({})", bytes(n)));
-            eprintln!("fetching {file}{size}");
+            say(&format!("fetching {file}{size}"));
             return;
         }
         let style = match total {
@@ -195,7 +195,7 @@ impl Progress for Bars {
         }
         self.with(|bar| match bar {
             Some(bar) => bar.println(message),
-            None => eprintln!("{message}"),
+            None => say(message),
         });
     }
 }
@@ -224,17 +224,25 @@ pub(crate) fn exit_code(result: Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) if error.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = String::new();
-            // Transparent errors repeat their source: each sentence is said once.
-            for cause in error.chain().map(ToString::to_string) {
-                if !text.contains(&cause) {
-                    text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
-                }
-            }
-            eprintln!("sol: {text}");
+            say(&format!("sol: {}", sentence(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes. Transparent errors repeat their source: each is said once.
+pub(crate) fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => text,
+        said => format!("{said}: {cause}"),
+    })
+}
+
+/// A line on stderr. Where nobody reads it any more, it is lost; `eprintln!` would panic.
+pub(crate) fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
