@@ -5,6 +5,7 @@
 
 use crate::pool::{Pool, share};
 
+use super::isa::{Isa, Level};
 use super::shared::SharedMut;
 
 /// Below this the reciprocal of the scale would overflow; such a block counts as zeros.
@@ -41,7 +42,7 @@ pub(super) struct Blocks256 {
 
 impl Blocks32 {
     /// Quantises `n` rows of `cols` values.
-    pub(super) fn fill(&mut self, pool: &Pool, x: &[f32], n: usize, cols: usize) {
+    pub(super) fn fill(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
         let blocks = cols / 32;
         grow(&mut self.q, n * cols);
         grow(&mut self.d, n * blocks);
@@ -54,9 +55,8 @@ impl Blocks32 {
             // SAFETY: every row is handled once, and rows do not overlap.
             let (q, d, sum, dsum) =
                 unsafe { (q.slice(row * cols..(row + 1) * cols), d.slice(at.clone()), sum.slice(at.clone()), dsum.slice(at)) };
-            let x = x[row * cols..(row + 1) * cols].as_chunks::<32>().0;
-            for (b, (x, q)) in x.iter().zip(q.as_chunks_mut::<32>().0).enumerate() {
-                d[b] = quantise(x, q);
+            quantise_row::<32>(isa, &x[row * cols..(row + 1) * cols], q, d);
+            for (b, q) in q.as_chunks::<32>().0.iter().enumerate() {
                 sum[b] = q.iter().map(|&q| i32::from(q)).sum();
                 dsum[b] = d[b] * sum[b] as f32;
             }
@@ -66,7 +66,7 @@ impl Blocks32 {
 
 impl Blocks256 {
     /// Quantises `n` rows of `cols` values.
-    pub(super) fn fill(&mut self, pool: &Pool, x: &[f32], n: usize, cols: usize) {
+    pub(super) fn fill(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
         grow(&mut self.q, n * cols);
         grow(&mut self.d, n * cols / 256);
         grow(&mut self.sum16, n * cols / 16);
@@ -77,12 +77,9 @@ impl Blocks256 {
             let at = |len: usize| row * cols / len..(row + 1) * cols / len;
             // SAFETY: every row is handled once, and rows do not overlap.
             let (q, d, sum16, sum32) = unsafe { (q.slice(at(1)), d.slice(at(256)), sum16.slice(at(16)), sum32.slice(at(32))) };
-            let x = x[at(1)].as_chunks::<256>().0;
-            for (b, (x, q)) in x.iter().zip(q.as_chunks_mut::<256>().0).enumerate() {
-                d[b] = quantise(x, q);
-                for (sum, q) in sum16[b * 16..].iter_mut().zip(q.as_chunks::<16>().0) {
-                    *sum = q.iter().map(|&q| i16::from(q)).sum();
-                }
+            quantise_row::<256>(isa, &x[at(1)], q, d);
+            for (sum, q) in sum16.iter_mut().zip(q.as_chunks::<16>().0) {
+                *sum = q.iter().map(|&q| i16::from(q)).sum();
             }
             for (sum, halves) in sum32.iter_mut().zip(sum16.as_chunks::<2>().0) {
                 *sum = halves[0] + halves[1];
@@ -106,7 +103,28 @@ fn each_row(pool: &Pool, n: usize, cols: usize, row: impl Fn(usize) + Sync) {
     }
 }
 
-/// Quantises a block and returns its scale. `N` is a multiple of 16.
+/// Quantises a row of blocks of `N`, with the instructions there are.
+fn quantise_row<const N: usize>(isa: Isa, x: &[f32], q: &mut [i8], d: &mut [f32]) {
+    #[inline(always)]
+    fn row<const N: usize>(x: &[f32], q: &mut [i8], d: &mut [f32]) {
+        for ((x, q), d) in x.as_chunks::<N>().0.iter().zip(q.as_chunks_mut::<N>().0).zip(d) {
+            *d = quantise(x, q);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn row_avx2<const N: usize>(x: &[f32], q: &mut [i8], d: &mut [f32]) {
+        row::<N>(x, q, d);
+    }
+    match isa.level() {
+        Level::Portable => row::<N>(x, q, d),
+        // SAFETY: an `Isa` is what the machine has.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { row_avx2::<N>(x, q, d) },
+    }
+}
+
+/// Quantises a block and returns its scale.
 #[inline(always)]
 fn quantise<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
     // As integers, because NaN is the largest there and compares as nothing in floats.
@@ -147,8 +165,8 @@ mod tests {
         let pool = Pool::new(2).unwrap();
         let x: Vec<f32> = (0..2 * 512).map(|i| ((i * 37 % 255) as f32 - 127.0) * if i < 256 { 1.0 } else { 0.5 }).collect();
         let (mut small, mut large) = (Blocks32::default(), Blocks256::default());
-        small.fill(&pool, &x, 2, 512);
-        large.fill(&pool, &x, 2, 512);
+        small.fill(Isa::best(), &pool, &x, 2, 512);
+        large.fill(Isa::best(), &pool, &x, 2, 512);
         assert_eq!(large.d[0], 1.0);
         assert_eq!(large.d[1..], [0.5; 3]);
         for (i, x) in x.iter().enumerate() {
@@ -170,7 +188,7 @@ mod tests {
             let mut x = [1.0; 64];
             x[40] = bad;
             let mut blocks = Blocks32::default();
-            blocks.fill(&Pool::new(1).unwrap(), &x, 1, 64);
+            blocks.fill(Isa::best(), &Pool::new(1).unwrap(), &x, 1, 64);
             assert_eq!(blocks.d[0], 1.0 / 127.0);
             assert!(blocks.d[1].is_nan() && blocks.dsum[1].is_nan());
             assert_eq!(blocks.q[32..64], [0; 32]);

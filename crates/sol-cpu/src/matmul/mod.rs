@@ -1,11 +1,12 @@
 //! Products of activations and weight matrices, in every block format.
 //!
 //! [`linear`] is the one entry: several matrices that read the same activations. Quantised weights are multiplied as they
-//! are, as integers: an activation row is quantised to 8 bits once ([`activations`]), whatever number of matrices reads it.
-//! The kernels know nothing of layers, attention or models.
+//! are, as integers: an activation row is quantised to 8 bits once (`activations`), whatever number of matrices reads it.
+//! The kernels know nothing of layers, attention or models. An instruction set is a module beside `portable` and a
+//! [`Isa`]; `split` cuts the work among threads.
 //!
 //! **Invariant.** The bits of an output element depend on its weight row and its activation row only: not on the number of
-//! rows, their order, the thread, the number of threads, nor the instruction set. [`portable`] says which order of additions
+//! rows, their order, the thread, the number of threads, nor the instruction set. `portable` says which order of additions
 //! every kernel keeps.
 
 mod activations;
@@ -15,9 +16,9 @@ mod isa;
 mod panel;
 mod portable;
 mod shared;
+mod split;
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sol_compute::{ComputeError, MatrixData};
@@ -29,6 +30,7 @@ use activations::{Blocks32, Blocks256};
 use isa::Level;
 use panel::Panel;
 use shared::SharedMut;
+use split::{Block, FEW, Grid, shares};
 
 pub use isa::Isa;
 
@@ -156,10 +158,10 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
         return;
     }
     if parts.iter().any(|part| part.matrix.dtype.block_len() == 32) {
-        scratch.q32.fill(pool, x, n, cols);
+        scratch.q32.fill(scratch.isa, pool, x, n, cols);
     }
     if parts.iter().any(|part| part.matrix.dtype.block_len() == 256) {
-        scratch.q256.fill(pool, x, n, cols);
+        scratch.q256.fill(scratch.isa, pool, x, n, cols);
     }
     scratch.panels.resize_with(pool.threads(), Panel::default);
     let (isa, q32, q256) = (scratch.isa, &scratch.q32, &scratch.q256);
@@ -199,87 +201,8 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
     }
 }
 
-/// Input rows up to which reading the weights is what takes time: they are shared out by bytes. More rows are multiplied in
-/// blocks, which threads draw as they get through.
-const FEW: usize = 4;
-
 /// Parts of one [`linear`] that share a region of the pool.
 const TOGETHER: usize = 4;
-
-/// Rows that a share is a multiple of, but at a matrix's end: what kernels work on at a time.
-const TILE: usize = 16;
-
-/// The rows that `thread` does of several matrices, given as rows and bytes of a row. All threads get about as much to read.
-fn shares(
-    matrices: impl Iterator<Item = (usize, usize)> + Clone,
-    thread: usize,
-    threads: usize,
-) -> impl Iterator<Item = Range<usize>> {
-    let matrices = matrices.map(|(rows, bytes)| (rows, rows.div_ceil(TILE), bytes.max(1)));
-    let total: usize = matrices.clone().map(|(_, tiles, bytes)| tiles * bytes).sum();
-    let (from, to) = (total * thread / threads, total * (thread + 1) / threads);
-    let mut before = 0;
-    matrices.map(move |(rows, tiles, bytes)| {
-        // The first row of the first tile that starts at or after `point`.
-        let row = |point: usize| (point.saturating_sub(before).div_ceil(bytes) * TILE).min(rows);
-        let range = row(from)..row(to);
-        before += tiles * bytes;
-        range
-    })
-}
-
-/// A block of the output.
-#[derive(Clone, Debug, PartialEq)]
-struct Block {
-    /// Weight rows: outputs.
-    rows: Range<usize>,
-    /// Input rows.
-    columns: Range<usize>,
-}
-
-impl Block {
-    /// Most rows of a block: so many, unpacked, stay in the second-level cache while the input passes.
-    const ROWS: usize = 4 * TILE;
-}
-
-/// How the outputs of many input rows are cut into blocks: into tall ones, if that makes enough of them for all threads.
-struct Grid {
-    rows: usize,
-    columns: usize,
-    n: usize,
-}
-
-impl Grid {
-    /// Blocks that a thread should have at least, so that none waits long for the others.
-    const EACH: usize = 6;
-
-    fn new(parts: impl Iterator<Item = usize> + Clone, n: usize, threads: usize) -> Self {
-        let wanted = Self::EACH * threads;
-        let count = |rows: usize| parts.clone().map(|part| part.div_ceil(rows)).sum::<usize>();
-        let mut rows = Block::ROWS;
-        while rows > TILE && count(rows) < wanted {
-            rows /= 2;
-        }
-        // Narrower blocks unpack the same weights again: only where there are more threads than rows for them.
-        let pieces = wanted.div_ceil(count(rows).max(1)).min(n.div_ceil(32));
-        Self { rows, columns: if threads == 1 { n } else { n.div_ceil(pieces).next_multiple_of(FEW) }, n }
-    }
-
-    /// Block `i` and which part it is of, if there are so many.
-    fn block(&self, i: usize, parts: impl Iterator<Item = usize>) -> Option<(usize, Block)> {
-        let pieces = self.n.div_ceil(self.columns);
-        let (mut i, piece) = (i / pieces, i % pieces);
-        for (part, rows) in parts.enumerate() {
-            let blocks = rows.div_ceil(self.rows);
-            if i < blocks {
-                let cut = |i: usize, size: usize, end: usize| i * size..end.min((i + 1) * size);
-                return Some((part, Block { rows: cut(i, self.rows, rows), columns: cut(piece, self.columns, self.n) }));
-            }
-            i -= blocks;
-        }
-        None
-    }
-}
 
 /// One part as the kernels see it.
 struct Job<'a> {
@@ -294,6 +217,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// # Safety
     /// A block of this job, and no two threads may be given the same outputs.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     unsafe fn run(&self, isa: Isa, block: Block, panel: &mut Panel) {
         match isa.level() {
             // SAFETY: the caller's promise.
@@ -312,54 +236,5 @@ impl Job<'_> {
     unsafe fn at(&self, column: usize, row: usize) -> *mut f32 {
         // SAFETY: `out` is `[n, rows]`.
         unsafe { self.out.as_ptr().add(column * self.matrix.rows + row) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_cover_every_row_once_and_weigh_about_the_same() {
-        for sizes in [&[(576, 360), (192, 360), (192, 360)][..], &[(1, 4), (0, 7), (70, 0)], &[(4096, 3440), (1024, 4200)]] {
-            for threads in [1, 2, 3, 5, 64] {
-                let mut next = vec![0; sizes.len()];
-                for thread in 0..threads {
-                    let mut bytes = 0;
-                    for (i, range) in shares(sizes.iter().copied(), thread, threads).enumerate() {
-                        assert_eq!(range.start, next[i]);
-                        assert!(range.end == sizes[i].0 || range.end.is_multiple_of(TILE));
-                        next[i] = range.end;
-                        bytes += range.len() * sizes[i].1;
-                    }
-                    let total: usize = sizes.iter().map(|(rows, row)| rows * row).sum();
-                    let most = sizes.iter().map(|(_, row)| row * TILE).max().unwrap_or(0);
-                    assert!(bytes.abs_diff(total / threads) <= 2 * most, "{bytes} of {total} for one of {threads}");
-                }
-                assert!(next.iter().zip(sizes).all(|(next, (rows, _))| next == rows));
-            }
-        }
-    }
-
-    #[test]
-    fn grids_cover_every_output_once() {
-        for parts in [&[576, 192, 192][..], &[1], &[0, 17], &[49152]] {
-            for n in [5, 64, 70, 512] {
-                for threads in [1, 2, 3, 16, 64] {
-                    let grid = Grid::new(parts.iter().copied(), n, threads);
-                    let blocks: Vec<_> = (0..).map_while(|i| grid.block(i, parts.iter().copied())).collect();
-                    for (part, &rows) in parts.iter().enumerate() {
-                        let mut seen = vec![0; rows * n];
-                        for (_, block) in blocks.iter().filter(|(p, _)| *p == part) {
-                            assert!(block.rows.len() <= Block::ROWS && block.rows.start.is_multiple_of(TILE));
-                            for row in block.rows.clone() {
-                                block.columns.clone().for_each(|column| seen[row * n + column] += 1);
-                            }
-                        }
-                        assert!(seen.iter().all(|&times| times == 1), "{parts:?} n={n} threads={threads}");
-                    }
-                }
-            }
-        }
     }
 }

@@ -9,6 +9,7 @@ struct Line([u8; 64]);
 #[derive(Default)]
 pub(super) struct Panel(Vec<Line>);
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels keep nothing"))]
 impl Panel {
     /// Columns of a quantised row that are unpacked at a time: a multiple of every block, and little enough for a block's rows
     /// to stay in the second-level cache.
