@@ -36,7 +36,7 @@ impl<B: Backend> Engine<B> {
         let context = model.context();
         let blocks = context.div_ceil(BLOCK_LEN);
         let kv_type = kv_type.unwrap_or_else(|| model.natural_kv_type());
-        let rows = prefill_rows(&model).min(context);
+        let rows = memory::prefill_rows(model.spec()).min(context);
         Ok(Self {
             cache: model.cache(blocks, kv_type)?,
             kv_type,
@@ -92,7 +92,7 @@ impl<B: Backend> Engine<B> {
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
         if self.workspace.outputs() < self.workspace.rows() {
-            let rows = self.workspace.rows().min(SCORED_ROWS);
+            let rows = self.workspace.rows().min(memory::SCORED_ROWS);
             self.workspace = self.model.workspace(rows, rows);
         }
         let rows = self.workspace.rows();
@@ -165,14 +165,4 @@ impl<B: Backend> Engine<B> {
         };
         Err(Error::NotFinite { cause })
     }
-}
-
-/// Rows of a pass whose logits are all wanted: 64 x 256,000 x 4 bytes = 64 MB at most.
-const SCORED_ROWS: usize = 64;
-
-/// Rows of a prompt's pass: enough to share the reading of weights, few enough that an interrupt is noticed within seconds
-/// also on tens of billions of parameters.
-fn prefill_rows<B: Backend>(model: &Model<B>) -> usize {
-    let parameters = memory::parameters(model.spec());
-    ((1 << 40) / parameters.max(1)).clamp(64, memory::PREFILL_ROWS as u64) as usize
 }

@@ -127,33 +127,25 @@ impl<B: Backend> Model<B> {
 
     /// Buffers for passes of up to `rows` rows of which up to `outputs` give logits.
     pub fn workspace(&self, rows: usize, outputs: usize) -> Workspace<B> {
-        let core = self.spec.layers.iter().map(|l| l.attention.core);
-        let heads = core.clone().map(|c| c.heads * c.head_dim).max().unwrap_or(0);
-        let kv = core.map(|c| c.kv_heads * c.head_dim).max().unwrap_or(0);
-        let ffn = self.spec.layers.iter().map(|l| match l.ffn {
-            FeedForward::Dense { ffn, .. } => ffn,
-            FeedForward::Experts { .. } => 0,
-        });
-        let ffn = ffn.max().unwrap_or(0);
-        let slot_rows = if self.spec.has_skips() { rows } else { 0 };
-        let tensor = |rows, cols| self.backend.tensor(rows, cols);
-        let hidden = self.spec.hidden;
+        let buffers = workspace_shape(&self.spec, rows, outputs).map(|(rows, cols)| self.backend.tensor(rows, cols));
+        let [stream, slot_a, slot_b, normed, branch, angles, query, key, value, attended, gate, up, selected, logits] = buffers;
+        let slots = [slot_a, slot_b];
         Workspace {
             rows,
             outputs,
-            stream: tensor(rows, hidden),
-            slots: [tensor(slot_rows, hidden), tensor(slot_rows, hidden)],
-            normed: tensor(rows, hidden),
-            branch: tensor(rows, hidden),
-            angles: tensor(rows, self.spec.rope.dim),
-            query: tensor(rows, heads),
-            key: tensor(rows, kv),
-            value: tensor(rows, kv),
-            attended: tensor(rows, heads),
-            gate: tensor(rows, ffn),
-            up: tensor(rows, ffn),
-            selected: tensor(outputs, hidden),
-            logits: tensor(outputs, self.spec.vocab),
+            stream,
+            slots,
+            normed,
+            branch,
+            angles,
+            query,
+            key,
+            value,
+            attended,
+            gate,
+            up,
+            selected,
+            logits,
         }
     }
 
@@ -222,6 +214,37 @@ impl<B: Backend> Model<B> {
             }
         }
     }
+}
+
+/// Rows and columns of a [`Workspace`]'s buffers, in its order.
+pub(crate) fn workspace_shape(spec: &DecoderSpec, rows: usize, outputs: usize) -> [(usize, usize); 14] {
+    let core = spec.layers.iter().map(|l| l.attention.core);
+    let heads = core.clone().map(|c| c.heads * c.head_dim).max().unwrap_or(0);
+    let kv = core.map(|c| c.kv_heads * c.head_dim).max().unwrap_or(0);
+    let ffn = spec.layers.iter().map(|l| match l.ffn {
+        FeedForward::Dense { ffn, .. } => ffn,
+        FeedForward::Experts { .. } => 0,
+    });
+    let ffn = ffn.max().unwrap_or(0);
+    let slot_rows = if spec.has_skips() { rows } else { 0 };
+    let hidden = spec.hidden;
+    let (stream, slot, attended, one_kv, one_ffn) = ((rows, hidden), (slot_rows, hidden), (rows, heads), (rows, kv), (rows, ffn));
+    [
+        stream,
+        slot,
+        slot,
+        stream,
+        stream,
+        (rows, spec.rope.dim),
+        attended,
+        one_kv,
+        one_kv,
+        attended,
+        one_ffn,
+        one_ffn,
+        (outputs, hidden),
+        (outputs, spec.vocab),
+    ]
 }
 
 /// Keys and values in f32 where the weights are exact (so that results equal a float32 reference), else in f16.

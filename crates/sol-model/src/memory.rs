@@ -3,11 +3,20 @@
 use sol_compute::KvType;
 use sol_weights::Checkpoint;
 
-use crate::decoder::{BLOCK_LEN, cache_shape};
+use crate::decoder::{BLOCK_LEN, cache_shape, workspace_shape};
 use crate::spec::{DecoderSpec, FeedForward};
 
-/// Rows of one forward pass while a prompt is read.
+/// Most rows of one forward pass while a prompt is read.
 pub const PREFILL_ROWS: usize = 512;
+
+/// Most rows of a pass whose logits are all wanted: 64 x 256,000 x 4 bytes = 64 MB for the largest vocabulary.
+pub const SCORED_ROWS: usize = 64;
+
+/// Rows of a prompt's pass: enough to share the reading of weights, few enough that an interrupt is noticed within seconds
+/// also on tens of billions of parameters.
+pub fn prefill_rows(spec: &DecoderSpec) -> usize {
+    ((1 << 40) / parameters(spec).max(1)).clamp(64, PREFILL_ROWS as u64) as usize
+}
 
 /// A quantisation by its usual name and mean bits a weight, scales included (llama.cpp's mixtures).
 pub const QUANTISATIONS: [(&str, f64); 8] = [
@@ -35,7 +44,7 @@ pub struct Memory {
 impl Memory {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.work
+        self.weights.saturating_add(self.kv).saturating_add(self.work)
     }
 }
 
@@ -66,6 +75,17 @@ pub fn parameters(spec: &DecoderSpec) -> u64 {
     total
 }
 
+/// Number of weights that one token is multiplied by: of experts, only those it uses count.
+pub fn active_parameters(spec: &DecoderSpec) -> u64 {
+    let idle = spec.layers.iter().map(|layer| match layer.ffn {
+        FeedForward::Dense { .. } => 0,
+        FeedForward::Experts { ffn, experts, used, .. } => {
+            3 * experts.saturating_sub(used) as u64 * ffn as u64 * spec.hidden as u64
+        }
+    });
+    parameters(spec) - idle.sum::<u64>()
+}
+
 /// Bytes a token takes in the KV cache.
 pub fn kv_bytes_per_token(spec: &DecoderSpec, dtype: KvType) -> u64 {
     cache_shape(spec, 0, dtype).bytes_per_token()
@@ -73,24 +93,28 @@ pub fn kv_bytes_per_token(spec: &DecoderSpec, dtype: KvType) -> u64 {
 
 /// What running takes: `sequences` sequences of `context` tokens.
 pub fn needed(spec: &DecoderSpec, weights: u64, context: usize, sequences: usize, dtype: KvType) -> Memory {
-    let blocks = context.div_ceil(BLOCK_LEN) as u64 * sequences as u64;
+    let blocks = (context.div_ceil(BLOCK_LEN) as u64).saturating_mul(sequences as u64);
     let kv = kv_bytes_per_token(spec, dtype).saturating_mul(BLOCK_LEN as u64).saturating_mul(blocks);
-    Memory { weights, kv, work: work_bytes(spec, PREFILL_ROWS.min(context.max(1))) }
+    let rows = prefill_rows(spec).min(context.max(1));
+    Memory { weights, kv, work: work_bytes(spec, rows, sequences) }
 }
 
-/// Bytes of activations for `rows` rows (see `Model::workspace`).
-fn work_bytes(spec: &DecoderSpec, rows: usize) -> u64 {
-    let widest = spec.layers.iter().map(|l| {
-        let core = l.attention.core;
-        let ffn = match l.ffn {
-            FeedForward::Dense { ffn, .. } => 2 * ffn,
-            FeedForward::Experts { ffn, .. } => 2 * ffn + 2 * spec.hidden,
+/// Bytes of activations for passes of `rows` rows of which `outputs` give logits: the buffers of the decoder and those that a
+/// backend keeps of its own, which are the experts' rows and quantised activations.
+pub fn work_bytes(spec: &DecoderSpec, rows: usize, outputs: usize) -> u64 {
+    let buffers: u64 = workspace_shape(spec, rows, outputs).iter().map(|&(rows, cols)| 4 * rows as u64 * cols as u64).sum();
+    let hidden = spec.hidden as u64;
+    let layers = spec.layers.iter().map(|layer| {
+        let core = layer.attention.core;
+        let (ffn, experts) = match layer.ffn {
+            FeedForward::Dense { ffn, .. } => (ffn as u64, 0),
+            FeedForward::Experts { ffn, experts, .. } => (ffn as u64, 4 * (2 * ffn as u64 + 4 * hidden + experts as u64)),
         };
-        2 * core.heads * core.head_dim + 2 * core.kv_heads * core.head_dim + core.head_dim + ffn
+        // An 8-bit number each, and scale and sums of every 32.
+        let widest_input = hidden.max(ffn).max((core.heads * core.head_dim) as u64);
+        experts + widest_input * 11 / 8
     });
-    let slots = if spec.has_skips() { 2 } else { 0 };
-    let row = (3 + slots) * spec.hidden + widest.max().unwrap_or(0);
-    4 * (rows as u64 * row as u64 + spec.vocab as u64 + spec.hidden as u64)
+    buffers + rows as u64 * layers.max().unwrap_or(0)
 }
 
 /// Whether a budget holds the model in each of [`QUANTISATIONS`]: name and memory, best first.
@@ -103,4 +127,100 @@ pub fn fits(spec: &DecoderSpec, budget: u64, context: usize, sequences: usize) -
             (name, memory, memory.total() <= budget)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::describe;
+    use serde_json::{Value, json};
+
+    /// A decoder from a published shape: hidden, layers, heads, kv heads, ffn, vocabulary, context.
+    fn spec(class: &str, [hidden, layers, heads, kv_heads, ffn, vocab, context]: [usize; 7], more: Value) -> DecoderSpec {
+        let mut config = json!({
+            "architectures": [class], "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads, "intermediate_size": ffn, "vocab_size": vocab, "max_position_embeddings": context,
+            "rms_norm_eps": 1e-5,
+        });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        sol_weights::safetensors::write(&dir.path().join("model.safetensors"), &[]).unwrap();
+        describe(&Checkpoint::open(dir.path()).unwrap()).unwrap().spec
+    }
+
+    fn solar() -> DecoderSpec {
+        let skips = json!({ "bskcn_1": [12, 20, 32, 44], "bskcn_2": [20, 32], "bskcn_3": [16, 24, 36, 48], "bskcn_4": [28, 40],
+            "bskcn_tv": [0.9, 0.8] });
+        spec("SolarForCausalLM", [5120, 64, 40, 10, 17920, 32128, 4096], skips)
+    }
+
+    fn phimoe() -> DecoderSpec {
+        let factors = vec![1.0; 64];
+        let more = json!({ "num_local_experts": 16, "num_experts_per_tok": 2, "attention_bias": true, "lm_head_bias": true,
+            "original_max_position_embeddings": 4096,
+            "rope_scaling": { "type": "longrope", "short_factor": factors, "long_factor": factors } });
+        spec("PhiMoEForCausalLM", [4096, 32, 32, 8, 6400, 32064, 131_072], more)
+    }
+
+    fn llama(layers: usize, hidden: usize, heads: usize, ffn: usize) -> DecoderSpec {
+        spec("LlamaForCausalLM", [hidden, layers, heads, 8, ffn, 128_256, 131_072], json!({}))
+    }
+
+    fn smollm() -> DecoderSpec {
+        spec("LlamaForCausalLM", [576, 30, 9, 3, 1536, 49_152, 8192], json!({ "tie_word_embeddings": true }))
+    }
+
+    /// The published numbers of parameters (a MoE's router and every bias among them), and 2 bytes for each cached value.
+    #[test]
+    fn parameters_and_cache_of_the_published_models() {
+        let phi3 = spec("Phi3ForCausalLM", [5120, 40, 40, 10, 17920, 32064, 4096], json!({}));
+        let gemma = json!({ "head_dim": 128, "query_pre_attn_scalar": 144, "sliding_window": 4096, "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh" });
+        let gemma = spec("Gemma2ForCausalLM", [4608, 46, 32, 16, 36864, 256_000, 8192], gemma);
+        for (name, spec, expected, kv) in [
+            ("solar", solar(), 22_140_032_000, 327_680),
+            ("phi-3-medium", phi3, 13_960_238_080, 204_800),
+            ("phi-3.5-moe", phimoe(), 41_873_153_344, 131_072),
+            ("gemma-2-27b", gemma, 27_227_128_320, 376_832),
+            ("llama-3.1-8b", llama(32, 4096, 32, 14336), 8_030_261_248, 131_072),
+            ("llama-3.1-70b", llama(80, 8192, 64, 28672), 70_553_706_496, 327_680),
+            ("smollm2", smollm(), 134_515_008, 23_040),
+        ] {
+            assert_eq!((parameters(&spec), kv_bytes_per_token(&spec, KvType::F16)), (expected, kv), "{name}");
+            let active = if name == "phi-3.5-moe" { 6_640_999_744 } else { expected };
+            assert_eq!(active_parameters(&spec), active, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_skips_of_solar_are_six_links() {
+        let expected = [(12, 16, 0), (20, 24, 0), (20, 28, 1), (32, 36, 0), (32, 40, 1), (44, 48, 0)];
+        assert_eq!(solar().skip_links(), expected);
+    }
+
+    #[test]
+    fn solar_in_bf16_needs_an_80_gb_gpu_and_in_four_bits_a_24_gb_one() {
+        let fit = |budget| -> Vec<&str> { fits(&solar(), budget, 4096, 1).iter().filter(|f| f.2).map(|f| f.0).collect() };
+        assert_eq!(fit(80_000_000_000)[0], "BF16");
+        assert_eq!(fit(24_000_000_000)[0], "Q6_K");
+        assert_eq!(fit(16_000_000_000)[0], "Q4_K_M");
+        assert!(fit(4_000_000_000).is_empty());
+    }
+
+    #[test]
+    fn work_grows_with_rows_and_never_overflows() {
+        let (small, large) = (smollm(), phimoe());
+        assert!(work_bytes(&small, 512, 1) > work_bytes(&small, 64, 1));
+        // 512 rows: stream, normed, branch, q, attended (576 each), k, v (192), two of 1536, angles (64), 1536 quantised; logits.
+        let expected = 512 * (4 * (5 * 576 + 2 * 192 + 2 * 1536 + 64) + 1536 * 11 / 8) + 4 * (576 + 49_152);
+        assert_eq!(work_bytes(&small, 512, 1), expected);
+        let most = needed(&large, u64::MAX, usize::MAX, 1 << 20, KvType::F32);
+        assert_eq!(most.total(), u64::MAX);
+    }
+
+    #[test]
+    fn passes_of_large_models_have_fewer_rows() {
+        assert_eq!((prefill_rows(&smollm()), prefill_rows(&solar())), (512, 64));
+    }
 }

@@ -200,4 +200,30 @@ impl DecoderSpec {
     pub fn has_skips(&self) -> bool {
         self.layers.iter().any(|l| l.skips != Skips::default())
     }
+
+    /// Block skip connections as links: the layer before which the stream is saved, the one before which it is blended, and
+    /// the slot between them.
+    pub fn skip_links(&self) -> Vec<(usize, usize, usize)> {
+        let mut links = Vec::new();
+        let mut saved = [None, None];
+        for (i, layer) in self.layers.iter().enumerate() {
+            for slot in 0..2 {
+                saved[slot] = if layer.skips.save[slot] { Some(i) } else { saved[slot] };
+                let from = saved[slot].filter(|_| layer.skips.blend[slot]);
+                links.extend(from.map(|from| (from, i, slot)));
+            }
+        }
+        links
+    }
+
+    /// The first layer that blends a slot which no layer before it has saved to, and the slot.
+    pub(crate) fn blend_from_nowhere(&self) -> Option<(usize, usize)> {
+        let mut saved = [false, false];
+        self.layers.iter().enumerate().find_map(|(i, layer)| {
+            (0..2).find_map(|slot| {
+                saved[slot] |= layer.skips.save[slot];
+                (layer.skips.blend[slot] && !saved[slot]).then_some((i, slot))
+            })
+        })
+    }
 }

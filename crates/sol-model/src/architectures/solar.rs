@@ -23,6 +23,8 @@ fn mark(skips: &mut Skips, list: usize) {
     }
 }
 
+const NOWHERE: &str = "nothing is saved at or before the layer that it could be blended with";
+
 fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let mut description = hf_llama_like(c, "solar")?;
     let spec = &mut description.spec;
@@ -32,6 +34,9 @@ fn from_hf(c: &Hf<'_>) -> Result<Description> {
         for i in c.layer_list(key, count)?.ok_or_else(|| c.missing(key))? {
             mark(&mut spec.layers[i].skips, list);
         }
+    }
+    if let Some((layer, slot)) = spec.blend_from_nowhere() {
+        return Err(c.bad(["bskcn_3", "bskcn_4"][slot], layer, NOWHERE));
     }
     // Index 0 held while training, 1 holds for inference.
     let tv = c.floats("bskcn_tv")?.ok_or_else(|| c.missing("bskcn_tv"))?;
@@ -62,6 +67,9 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
         for (layer, _) in spec.layers.iter_mut().zip(&flags).filter(|(_, flag)| **flag != 0) {
             mark(&mut layer.skips, list);
         }
+    }
+    if let Some((layer, slot)) = spec.blend_from_nowhere() {
+        return Err(c.bad(&format!("attention.block_skip_connection.{}", slot + 2), format!("set for layer {layer}"), NOWHERE));
     }
     if spec.has_skips() {
         let name = "bskcn_tv.weight";
