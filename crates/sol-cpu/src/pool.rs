@@ -295,8 +295,11 @@ mod tests {
         let pool = pool(3);
         let count = AtomicU64::new(0);
         for _ in 0..5 {
-            std::thread::sleep(SPIN * 20);
-            assert!(pool.shared.workers.iter().all(|w| w.parked.load(Ordering::SeqCst)), "an idle pool sleeps");
+            let start = Instant::now();
+            while !pool.shared.workers.iter().all(|w| w.parked.load(Ordering::SeqCst)) {
+                assert!(start.elapsed() < Duration::from_secs(20), "an idle pool sleeps");
+                std::thread::sleep(SPIN);
+            }
             pool.run(|_| {
                 count.fetch_add(1, Ordering::Relaxed);
             });
