@@ -3,6 +3,11 @@
 //! Beyond Jinja itself they expect Python's string methods, `raise_exception`, `strftime_now`, loop
 //! controls, a `tojson` that writes what Python's `json.dumps` writes, blocks that swallow the line
 //! break behind them, and a `generation` block that only marks text.
+//!
+//! A template comes with a model from anywhere, so rendering is bounded: work and text by fuel, recursion
+//! by a limit and a large stack, the size of values that are written out by [`json::check`]. What the
+//! engine gives no handle on, and what therefore still can exhaust memory, are lists doubled with `+`
+//! some thirty times, and lists that hold each other doubled as often, compared or joined with `~`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,13 +27,39 @@ pub(crate) const NAME: &str = "chat template";
 /// How deep macros and includes may nest: enough for any real template, and safe on a small stack.
 const RECURSION_LIMIT: usize = 100;
 
+/// Bytes of stack for parsing and rendering. The engine recurses once per level of an expression and
+/// of a value, so a hostile template may go as deep as its length or its fuel allows. Only what is used
+/// is ever backed by memory.
+const STACK: usize = 256 << 20;
+
+/// Bytes of a template's source; published ones stay below a tenth of it.
+const SOURCE_LIMIT: usize = 512 << 10;
+
+/// Runs `work` where a template can not exhaust the stack.
+pub(crate) fn on_large_stack<T: Send>(work: impl FnOnce() -> crate::Result<T> + Send) -> crate::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK);
+        let handle =
+            thread.spawn_scoped(scope, work).map_err(|e| crate::Error::Template(format!("no thread to render it on: {e}")))?;
+        handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// An environment that holds one template.
 pub(crate) fn environment(source: &str) -> Result<Environment<'static>, Error> {
+    if source.len() > SOURCE_LIMIT {
+        return Err(invalid(format!("{} bytes are more than a template may have, {SOURCE_LIMIT}", source.len())));
+    }
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_recursion_limit(RECURSION_LIMIT);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_formatter(|out, state, value| {
+        json::check(value)?;
+        minijinja::escape_formatter(out, state, value)
+    });
+    env.set_unknown_method_callback(python_method);
+    env.add_filter("string", string);
     env.add_function("raise_exception", raise_exception);
     env.add_filter("tojson", to_json);
     env.add_template_owned(NAME, without_generation_blocks(source).into_owned())?;
@@ -56,6 +87,22 @@ impl std::error::Error for Refusal {}
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()).with_source(Refusal(message.to_owned())))
+}
+
+fn python_method(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    args.iter().try_for_each(json::check)?;
+    if let ("format", Some(format)) = (method, value.as_str()) {
+        // Widths such as `{:>9999999999}` are paid for before the padding is made.
+        let widths = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+        let total = widths.fold(0u64, |sum, digits| sum.saturating_add(digits.parse().unwrap_or(u64::MAX)));
+        state.consume_fuel(total / 64)?;
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+fn string(value: &Value) -> Result<String, Error> {
+    json::check(value)?;
+    Ok(value.to_string())
 }
 
 /// `{% generation %}…{% endgeneration %}` marks what the assistant said, for training; here it is text.

@@ -10,6 +10,33 @@ use minijinja::{Error, ErrorKind, State};
 
 const DEPTH_LIMIT: usize = 64;
 
+/// How many values may be written out as one text. A list that holds another twice, which holds another
+/// twice, and so on, is small in memory and endless on paper.
+const SIZE_LIMIT: usize = 100_000;
+
+/// Makes sure that a value can be written out: neither too deep nor too large.
+pub(crate) fn check(value: &Value) -> Result<(), Error> {
+    fn count(value: &Value, depth: usize, left: &mut usize) -> bool {
+        let items = match value.kind() {
+            ValueKind::Seq | ValueKind::Map => value.try_iter(),
+            ValueKind::Iterable if value.len().is_some() => value.try_iter(),
+            _ => return true,
+        };
+        let is_map = value.kind() == ValueKind::Map;
+        items.into_iter().flatten().all(|item| {
+            let Some(rest) = left.checked_sub(1) else { return false };
+            *left = rest;
+            let item = if is_map { value.get_item(&item).unwrap_or_default() } else { item };
+            depth < DEPTH_LIMIT && count(&item, depth + 1, left)
+        })
+    }
+    if count(value, 0, &mut { SIZE_LIMIT }) {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::InvalidOperation, "a value is too deep or too large to be written out"))
+    }
+}
+
 /// Writes one value.
 pub(crate) struct Writer<'a> {
     pub(crate) state: &'a State<'a, 'a>,

@@ -61,11 +61,11 @@ pub(crate) fn build(
     }
     let merges = merges_from_scores(&vocab, pieces, scores, kinds);
     let words_apart = merges.iter().all(|(left, right)| left.ends_with('▁') || !right.starts_with('▁'));
-    let all_bytes = (0..=255u8).all(|byte| vocab.contains_key(&format!("<0x{byte:02X}>")));
+    let byte_fallback = kinds.contains(&PieceKind::Byte);
     let options = BpeOptions {
         unk_token: unk.and_then(|id| pieces.get(id as usize)).filter(|piece| vocab.contains_key(*piece)).cloned(),
         fuse_unk: true,
-        byte_fallback: all_bytes,
+        byte_fallback,
         ignore_merges: false,
     };
     Ok((bpe::build(origin, vocab, merges, options)?, words_apart))

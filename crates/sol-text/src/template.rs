@@ -13,12 +13,13 @@ use crate::jinja::{self, Refusal};
 use crate::message::Message;
 use crate::{Error, Result};
 
-/// Fuel for one rendering, about one unit per instruction or 64 bytes of data, beside what the
-/// messages need. Published templates use a few thousand.
-const FUEL: u64 = 500_000;
+/// Fuel for one rendering, about one unit per instruction or per 64 bytes of data: published templates
+/// use a few hundred per message.
+const FUEL: u64 = 50_000;
+const FUEL_PER_MESSAGE: u64 = 2_000;
 
-/// Fuel per byte of message: each may be copied this many times 64.
-const FUEL_PER_BYTE: u64 = 1;
+/// Bytes of message per unit of fuel: enough to copy each message a dozen times.
+const BYTES_PER_FUEL: u64 = 5;
 
 /// A chat template. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -57,7 +58,7 @@ impl ChatTemplate {
     }
 
     fn build(source: &str, system: bool) -> Result<Self> {
-        let env = jinja::environment(source).map_err(|e| describe(&e))?;
+        let env = jinja::on_large_stack(|| jinja::environment(source).map_err(|e| describe(&e)))?;
         Ok(Self { inner: Arc::new(Inner { source: source.to_owned(), env, system, supports_system: OnceLock::new() }) })
     }
 
@@ -133,8 +134,11 @@ impl ChatTemplate {
 
     fn render_unchecked(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        // Tools come as an extra variable, and templates walk through every property of theirs.
+        let extra: usize = options.extra.values().map(|value| value.to_string().len()).sum();
+        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64 / BYTES_PER_FUEL + extra as u64;
         let mut env = self.inner.env.clone();
-        env.set_fuel(Some(FUEL + FUEL_PER_BYTE * bytes as u64));
+        env.set_fuel(Some(fuel));
         let now = options.now.unwrap_or_else(|| jiff::ZonedDateTime::now().datetime());
         jinja::set_now(&mut env, now);
 
@@ -150,7 +154,9 @@ impl ChatTemplate {
         for (name, value) in &options.extra {
             context.insert(name, Value::from(Serde(value)));
         }
-        env.get_template(jinja::NAME).and_then(|template| template.render(Value::from(context))).map_err(|e| describe(&e))
+        jinja::on_large_stack(|| {
+            env.get_template(jinja::NAME).and_then(|template| template.render(Value::from(context))).map_err(|e| describe(&e))
+        })
     }
 }
 

@@ -51,12 +51,15 @@ pub(crate) struct StoredToken {
     pub(crate) special: bool,
 }
 
+/// Entries and their ids, in no order.
+type Entries = Vec<(String, u32)>;
+
 /// What a tokenizer.json says, with the common families recognised.
 pub(crate) struct TokenizerJson {
     pub(crate) added: Vec<StoredToken>,
     pub(crate) model: ModelWrapper,
     /// Entries and ids of the model's vocabulary.
-    pub(crate) vocab: Vec<(String, u32)>,
+    pub(crate) vocab: Entries,
     /// The stages before the model, if this crate has them.
     pub(crate) words: Option<Words>,
     /// The same stages as the `tokenizers` crate's.
@@ -77,9 +80,9 @@ pub(crate) struct TokenizerJson {
 pub(crate) fn parse(origin: &str, json: &str) -> Result<TokenizerJson> {
     let invalid = |source| Error::Json { origin: origin.to_owned(), source };
     let file: File<'_> = serde_json::from_str(json).map_err(invalid)?;
-    let model = model(origin, file.model.get())?;
+    let (model, vocab) = model(origin, file.model.get())?;
     let words = match &model {
-        ModelWrapper::BPE(_) => words(file.normalizer.as_ref(), file.pre_tokenizer.as_ref(), &model),
+        ModelWrapper::BPE(_) => words(file.normalizer.as_ref(), file.pre_tokenizer.as_ref(), &vocab),
         _ => None,
     };
     let decoder = Decoder::read(origin, file.decoder.as_ref())?;
@@ -87,7 +90,7 @@ pub(crate) fn parse(origin: &str, json: &str) -> Result<TokenizerJson> {
     let stage = |what: &str, source| Error::Json { origin: format!("{origin}, {what}"), source };
     Ok(TokenizerJson {
         added: file.added_tokens,
-        vocab: model.get_vocab().into_iter().collect(),
+        vocab,
         model,
         words,
         normalizer: (file.normalizer.map(serde_json::from_value).transpose()).map_err(|e| stage("normalizer", e))?,
@@ -122,7 +125,8 @@ struct StoredModel<'a> {
     vocab: Option<&'a RawValue>,
 }
 
-fn model(origin: &str, json: &str) -> Result<ModelWrapper> {
+/// The model, and the entries and ids of its vocabulary.
+fn model(origin: &str, json: &str) -> Result<(ModelWrapper, Entries)> {
     let invalid = |source| Error::Json { origin: format!("{origin}, model"), source };
     let stored: StoredModel<'_> = serde_json::from_str(json).map_err(invalid)?;
     let bpe = match stored.kind.as_deref() {
@@ -131,7 +135,9 @@ fn model(origin: &str, json: &str) -> Result<ModelWrapper> {
         None => stored.merges.is_some(),
     };
     if !bpe {
-        return serde_json::from_str(json).map_err(invalid);
+        let model: ModelWrapper = serde_json::from_str(json).map_err(invalid)?;
+        let vocab = model.get_vocab().into_iter().collect();
+        return Ok((model, vocab));
     }
     let some = |text: &Option<String>| text.as_deref().is_some_and(|t| !t.is_empty());
     if stored.dropout.is_some_and(|p| p != 0.0) || some(&stored.continuing_subword_prefix) || some(&stored.end_of_word_suffix) {
@@ -153,7 +159,8 @@ fn model(origin: &str, json: &str) -> Result<ModelWrapper> {
         ignore_merges: stored.ignore_merges,
     };
     let merges = merges.into_iter().map(|merge| merge.0).collect();
-    Ok(bpe::build(origin, vocab, merges, options)?.into())
+    let entries = vocab.iter().map(|(entry, id)| (entry.clone(), *id)).collect();
+    Ok((bpe::build(origin, vocab, merges, options)?.into(), entries))
 }
 
 /// A merge, stored as two strings or as one with a space between.
@@ -192,7 +199,7 @@ impl<'de> Deserialize<'de> for Merge {
 }
 
 /// The stages before the model, where they are of a family that this crate runs itself.
-fn words(normalizer: Option<&Value>, pre: Option<&Value>, model: &ModelWrapper) -> Option<Words> {
+fn words(normalizer: Option<&Value>, pre: Option<&Value>, vocab: &[(String, u32)]) -> Option<Words> {
     match (normalizer, pre) {
         (None, Some(pre)) if kind(pre) == "Metaspace" => {
             if pre["replacement"] != "▁" || pre["split"] != false {
@@ -204,7 +211,7 @@ fn words(normalizer: Option<&Value>, pre: Option<&Value>, model: &ModelWrapper) 
                 Some("always") => Prefix::UnlessSpace,
                 _ => return None,
             };
-            Some(space_marks(prefix, model))
+            Some(space_marks(prefix, vocab))
         }
         (None, Some(pre)) => byte_level_words(pre),
         (Some(normalizer), pre) => {
@@ -218,16 +225,16 @@ fn words(normalizer: Option<&Value>, pre: Option<&Value>, model: &ModelWrapper) 
                 Some([first, second]) if kind(first) == "Prepend" && first["prepend"] == "▁" && marks(second) => Prefix::Always,
                 _ => return None,
             };
-            splits_nothing.then(|| space_marks(prefix, model))
+            splits_nothing.then(|| space_marks(prefix, vocab))
         }
         (None, None) => None,
     }
 }
 
-fn space_marks(prefix: Prefix, model: &ModelWrapper) -> Words {
+fn space_marks(prefix: Prefix, vocab: &[(String, u32)]) -> Words {
     // An entry such as `,▁` can only come about across words.
-    let joins = |entry: &String| entry.match_indices('▁').any(|(at, mark)| at > 0 && !entry[..at].ends_with(mark));
-    Words::SpaceMarks { prefix, apart: !model.get_vocab().keys().any(joins) }
+    let joins = |entry: &str| entry.match_indices('▁').any(|(at, mark)| at > 0 && !entry[..at].ends_with(mark));
+    Words::SpaceMarks { prefix, apart: !vocab.iter().any(|(entry, _)| joins(entry)) }
 }
 
 fn byte_level_words(pre: &Value) -> Option<Words> {

@@ -1,0 +1,191 @@
+//! Templates and vocabularies that nobody means well with: an error, in bounded time and memory.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use sol_text::{ChatTemplate, Encode, Error, GgufVocab, Message, RenderOptions, Tokenizer};
+
+/// Renders one user message; never longer than a few seconds, whatever the template.
+fn render(source: &str) -> Result<String, Error> {
+    let start = Instant::now();
+    let result = ChatTemplate::new(source).and_then(|t| t.render(&[Message::user("Hi")], &RenderOptions::default()));
+    assert!(start.elapsed() < Duration::from_secs(20), "{source:?} took {:?}", start.elapsed());
+    result
+}
+
+#[test]
+fn endless_templates_end() {
+    for source in [
+        // Work without end.
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for a in range(99999) recursive %}{{ loop(range(99999)) }}{% endfor %}",
+        // Text without end.
+        "{% set ns = namespace(s='ab') %}{% for a in range(9999) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='ab') %}{% for a in range(9999) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{{ 'x' * 99999999999 }}",
+        "{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+        "{% set ns = namespace(s='ab') %}{% for a in range(99) %}{% set ns.s = ns.s.replace('b', 'bb' * 999) %}{% endfor %}",
+        "{% set ns = namespace(s='ab') %}{% for a in range(99) %}{% set ns.s = (ns.s ~ ns.s).upper() %}{% endfor %}",
+        "{% set ns = namespace(s='ab') %}{% for a in range(99) %}{% set ns.s = ns.s.join([ns.s, ns.s]) %}{% endfor %}",
+        "{% set ns = namespace(s='ab') %}{% for a in range(99) %}{% set ns.s = '%s%s' | format(ns.s, ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s='ab') %}{% for a in range(99) %}{% set ns.s = ns.s | tojson | tojson %}{% endfor %}",
+        "{{ '%999999999999s' | format('x') }}",
+        "{{ '%9999999999d' | format(1) }}",
+        "{{ '{:>9999999999}'.format('x') }}",
+        "{{ 'x' | indent(9999999999) }}",
+        "{{ strftime_now('%9999999999Y') }}",
+        "{{ [1] | tojson(indent=9999999999999) * 99999 }}",
+        // Lists without end.
+        "{{ (range(99999) | list) * 99999 }}",
+        "{{ 'x' | batch(99999999999) }}{{ [1] | batch(99999999999, 'x') | list }}",
+        "{{ [1] | slice(99999999999, 'x') | list }}",
+        "{% set ns = namespace(s=[1]) %}{% for a in range(64) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}",
+        "{% set ns = namespace(s=[1]) %}{% for a in range(64) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s=[1]) %}{% for a in range(64) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s == ns.s.copy() }}",
+        "{{ 2 ** 999999999 }}",
+    ] {
+        if let Ok(prompt) = render(source) {
+            assert!(prompt.len() < 1 << 26, "{source:?} gave {} bytes", prompt.len());
+        }
+    }
+}
+
+#[test]
+fn deep_templates_do_not_exhaust_the_stack() {
+    let nested = |open: &str, close: &str, n: usize| format!("{}{}", open.repeat(n), close.repeat(n));
+    for source in [
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
+        "{% macro m(c) %}{{ caller() }}{% call m() %}x{% endcall %}{% endmacro %}{% call m() %}y{% endcall %}".to_owned(),
+        "{% include 'chat template' %}".to_owned(),
+        "{% extends 'chat template' %}".to_owned(),
+        "{% import 'chat template' as x %}{{ x }}".to_owned(),
+        "{% set ns = namespace() %}{% set ns.s = ns %}{{ ns }}{{ ns | tojson }}{{ ns == ns }}".to_owned(),
+        "{% set ns = namespace(s=[]) %}{% for a in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}".to_owned(),
+        "{% set ns = namespace(s=[]) %}{% for a in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}".to_owned(),
+        "{% set ns = namespace(s=[]) %}{% for a in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s | tojson }}".to_owned(),
+        "{% set ns = namespace(s={}) %}{% for a in range(99999) %}{% set ns.s = {'a': ns.s} %}{% endfor %}{{ ns.s == ns.s }}".to_owned(),
+        "{% set ns = namespace(s=[]) %}{% for a in range(99999) %}{% set ns.s = ns.s | map('upper') %}{% endfor %}{{ ns.s | list }}".to_owned(),
+        "{% set ns = namespace(s=[]) %}{% for a in range(99999) %}{% set ns.s = ns.s | reverse %}{% endfor %}{{ ns.s | list }}".to_owned(),
+        "{% set ns = namespace(s=[1]) %}{% for a in range(99999) %}{% set ns.s = ns.s[0:] %}{% endfor %}{{ ns.s | list }}".to_owned(),
+        "{% set ns = namespace(s=[1]) %}{% for a in range(99999) %}{% set ns.s = ns.s | chain([2]) %}{% endfor %}{{ ns.s | list }}".to_owned(),
+        format!("{{{{ {} }}}}", nested("(", ")", 100_000)),
+        format!("{{{{ {} }}}}", nested("[", "]", 100_000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(500_000)),
+        format!("{{{{ {}1 }}}}", "not ".repeat(120_000)),
+        format!("{{{{ 1{} }}}}", "+1".repeat(250_000)),
+        format!("{{{{ x{} }}}}", ".x".repeat(250_000)),
+        format!("{{{{ x{} }}}}", "|upper".repeat(80_000)),
+        format!("{{{{ 1{} }}}}", " if 1 else 1".repeat(40_000)),
+        nested("{% if 1 %}", "{% endif %}", 20_000),
+        nested("{% for a in [1] %}", "{% endfor %}", 15_000),
+        format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(40_000)),
+    ] {
+        let s=std::time::Instant::now();
+        let _ = render(&source);
+        eprintln!("{:?} {}", s.elapsed(), &source[..source.len().min(150)]);
+    }
+}
+
+#[test]
+fn a_template_that_does_not_parse_says_where() {
+    let error = ChatTemplate::new("line one\n{% if %}\n").unwrap_err().to_string();
+    assert!(error.contains("chat template") && error.contains('2'), "{error}");
+    assert!(ChatTemplate::new("{% generation %}").is_err());
+    let error = render("a\nb\n{{ messages[0].content.nothing() }}").unwrap_err().to_string();
+    assert!(error.contains('3'), "{error}");
+}
+
+#[test]
+fn deep_values_paid_for_by_a_long_message() {
+    let long = "x".repeat(10_000_000);
+    for nest in ["[ns.s]", "{'a': ns.s}", "ns.s | map('upper')", "ns.s | reverse"] {
+        let source = format!(
+            "{{% set ns = namespace(s=[1]) %}}{{% for a in range(99) %}}{{% for b in range(99999) %}}\
+             {{% set ns.s = {nest} %}}{{% endfor %}}{{% endfor %}}"
+        );
+        let template = ChatTemplate::new(&source).unwrap();
+        let error = template.render(&[Message::user(&long)], &RenderOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("too much work"), "{error}");
+    }
+}
+
+#[test]
+fn a_long_message_fits() {
+    let long = "All work and no play. 🙂\n".repeat(400_000);
+    let template = ChatTemplate::new(
+        "{% for m in messages %}{{ '<' + m.role + '>' + m.content | trim + '</' ~ m['role'] ~ '>' }}{% endfor %}",
+    );
+    let prompt = template.unwrap().render(&[Message::user(&long)], &RenderOptions::default()).unwrap();
+    assert_eq!(prompt.len(), long.trim().len() + "<user></user>".len());
+}
+
+fn vocab() -> impl Strategy<Value = GgufVocab> {
+    let text = "[a-c▁ Ġ<>0x]{0,4}|<0x0[0-9A-F]>|<\\|im_end\\|>|<s>";
+    let id = || prop::option::of(0..12u32);
+    let entries = (
+        prop_oneof!["llama", "gpt2", "t5"],
+        prop::option::of(prop_oneof!["gpt-2", "default", "llama-bpe", "smollm", "nonsense"]),
+        prop::collection::vec(text, 0..12),
+        prop::option::of(prop::collection::vec(prop::num::f32::ANY, 0..12)),
+        prop::option::of(prop::collection::vec(-1..9i32, 0..12)),
+        prop::option::of(prop::collection::vec("[a-cĠ]{0,3} ?[a-cĠ]{0,3}", 0..6)),
+        (id(), id(), id()),
+        any::<(Option<bool>, bool)>(),
+    );
+    entries.prop_map(|(model, pre, tokens, scores, types, merges, (bos, eos, unk), (flag, fit))| {
+        let n = tokens.len();
+        // Half of them with lists as long as the tokens', to get further.
+        let fitted = |mut list: Vec<f32>| {
+            list.resize(n, -1.0);
+            list
+        };
+        GgufVocab {
+            model,
+            pre,
+            tokens,
+            scores: if fit { scores.map(fitted) } else { scores },
+            token_types: types.map(|mut t| {
+                t.resize(if fit { n } else { t.len() }, 1);
+                t
+            }),
+            merges,
+            bos,
+            eos,
+            unk,
+            add_bos: flag,
+            add_space_prefix: flag,
+            ..GgufVocab::default()
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_vocabulary_loads_or_says_why(vocab in vocab(), text in "[a-d ▁<>|s_im\n🙂]{0,20}") {
+        let size = vocab.tokens.len() as u32;
+        if let Ok(tokenizer) = Tokenizer::from_gguf(vocab) {
+            for (add_bos, parse_special) in [(false, false), (true, true)] {
+                if let Ok(ids) = tokenizer.encode(&text, Encode { add_bos, parse_special }) {
+                    prop_assert!(ids.iter().all(|&id| id < size));
+                    tokenizer.decode(&ids, true);
+                }
+            }
+            tokenizer.decode(&[0, 1, 2, 3, 99, u32::MAX], false);
+        }
+    }
+
+    #[test]
+    fn any_template_ends(
+        source in r"(\{\{ ?|\{% ?|\}\}|%\}|for m in messages|endfor|if|endif|set x = |namespace\(\)|messages|range\(9999999\)|\[0\]|\.content|\|tojson|\|list|\*99999|~|x| |macro m\(\)|endmacro|m\(\)|generation|break|continue|strftime_now\('%Y%q'\)|raise_exception\('no'\)){0,14}"
+    ) {
+        let _ = render(&source);
+    }
+
+    #[test]
+    fn any_text_is_a_template_or_an_error(source in any::<String>()) {
+        let _ = render(&source);
+    }
+}
