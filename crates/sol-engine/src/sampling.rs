@@ -134,15 +134,33 @@ impl Sampler {
     }
 
     fn draw(&mut self) -> u32 {
-        let Sampling { temperature, top_k, top_p, min_p, typical_p, seed, .. } = self.options;
+        let mut rest = uniform(self.options.seed, self.step);
+        let candidates = self.distribution();
+        for (id, p) in candidates {
+            rest -= p;
+            if rest < 0.0 {
+                return *id;
+            }
+        }
+        // Rounding left a crumb: the likeliest.
+        candidates.iter().copied().min_by(likelier).map_or(0, |x| x.0)
+    }
+
+    /// The tokens that can come, with their probabilities, by id.
+    fn distribution(&mut self) -> &[(u32, f32)] {
+        let Sampling { temperature, top_k, top_p, min_p, typical_p, .. } = self.options;
         let c = &mut self.candidates;
         c.clear();
-        c.extend(self.logits.iter().enumerate().map(|(id, logit)| (id as u32, logit / temperature)));
+        // Relative to the greatest, so that no temperature is too low to divide by.
+        let max = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        c.extend(self.logits.iter().enumerate().map(|(id, logit)| (id as u32, (logit - max) / temperature)));
         if top_k > 0 && top_k < c.len() {
-            c.select_nth_unstable_by(top_k - 1, likelier);
-            c.truncate(top_k);
+            let least = c.select_nth_unstable_by(top_k - 1, likelier).1.1;
+            // Equals of the last stay too.
+            c.retain(|x| x.1 >= least);
         }
-        softmax(c);
+        c.iter_mut().for_each(|x| x.1 = x.1.exp());
+        normalise(c);
         if top_p < 1.0 {
             // All tokens below this share together fall short of 1 - top_p: the nucleus is among the others.
             let floor = (1.0 - top_p) / c.len() as f32;
@@ -164,15 +182,7 @@ impl Sampler {
         }
         // An order that no step before leaves to chance.
         c.sort_unstable_by_key(|x| x.0);
-        let mut rest = uniform(seed, self.step);
-        for (id, p) in c.iter() {
-            rest -= p;
-            if rest < 0.0 {
-                return *id;
-            }
-        }
-        // Rounding left a crumb: the likeliest.
-        c.iter().copied().min_by(likelier).map_or(0, |x| x.0)
+        c
     }
 }
 
@@ -187,35 +197,32 @@ fn likelier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-fn softmax(c: &mut [(u32, f32)]) {
-    let max = c.iter().map(|x| x.1).fold(f32::NEG_INFINITY, f32::max);
-    c.iter_mut().for_each(|x| x.1 = (x.1 - max).exp());
-    normalise(c);
-}
-
 fn normalise(c: &mut [(u32, f32)]) {
-    let sum: f32 = c.iter().map(|x| x.1).sum();
-    c.iter_mut().for_each(|x| x.1 /= sum);
+    let sum: f64 = c.iter().map(|x| f64::from(x.1)).sum();
+    c.iter_mut().for_each(|x| x.1 = (f64::from(x.1) / sum) as f32);
 }
 
 /// How many of the first probabilities it takes to reach `mass`; at least one.
 fn reaching(probabilities: impl Iterator<Item = f32>, mass: f32) -> usize {
-    let mut sum = 0.0;
+    let mut sum = 0.0f64;
     let before = probabilities.map(|p| {
-        sum += p;
-        sum - p
+        let before = sum;
+        sum += f64::from(p);
+        before
     });
-    before.take_while(|before| *before < mass).count().max(1)
+    before.take_while(|before| *before < f64::from(mass)).count().max(1)
 }
 
 fn keep_typical(c: &mut Vec<(u32, f32)>, surprise: &mut Vec<(f32, u32, f32)>, mass: f32) {
-    let entropy: f32 = c.iter().filter(|x| x.1 > 0.0).map(|x| -x.1 * x.1.ln()).sum();
+    // What has become impossible surprises beyond measure.
+    c.retain(|x| x.1 > 0.0);
+    let entropy: f64 = c.iter().map(|x| -f64::from(x.1) * f64::from(x.1.ln())).sum();
     surprise.clear();
-    surprise.extend(c.iter().map(|x| ((-x.1.ln() - entropy).abs(), x.0, x.1)));
+    surprise.extend(c.iter().map(|x| ((-x.1.ln() - entropy as f32).abs(), x.0, x.1)));
     surprise.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let kept = reaching(surprise.iter().map(|x| x.2), mass);
     c.clear();
-    c.extend(surprise[..kept].iter().map(|x| (x.1, x.2)));
+    c.extend(surprise.iter().take(kept).map(|x| (x.1, x.2)));
 }
 
 /// Uniform in [0, 1), a function of seed and step alone (SplitMix64, Steele et al. 2014).
@@ -231,18 +238,11 @@ fn uniform(seed: u64, step: u64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     const LOGITS: [f32; 6] = [1.0, 3.0, 2.0, 0.5, -1.0, 2.5];
-
-    /// The tokens that can come, over many draws.
-    fn support(options: Sampling) -> Vec<u32> {
-        let mut sampler = Sampler::new(Sampling { temperature: 1.0, ..options }, LOGITS.len(), &[]).unwrap();
-        let mut ids: Vec<u32> = (0..4000).map(|_| sampler.draw_next(&LOGITS)).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
 
     impl Sampler {
         /// A draw that leaves no trace in the penalties.
@@ -251,29 +251,89 @@ mod tests {
             self.seen.iter_mut().for_each(|s| *s = (0, 0));
             id
         }
+
+        fn distribution_of(&mut self, logits: &[f32]) -> &[(u32, f32)] {
+            self.logits = logits.to_vec();
+            self.bias_and_penalties();
+            self.distribution()
+        }
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        vectors: HashMap<String, Vec<f32>>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        vector: String,
+        prompt: Vec<u32>,
+        setting: serde_json::Value,
+        ids: Vec<u32>,
+        probabilities: Vec<f32>,
+    }
+
+    /// Options by the names that transformers has for them.
+    fn options(setting: &serde_json::Value) -> Sampling {
+        let number = |key: &str, default: f32| setting[key].as_f64().map_or(default, |x| x as f32);
+        let bias = setting["sequence_bias"].as_array().into_iter().flatten();
+        Sampling {
+            temperature: number("temperature", 1.0),
+            top_k: number("top_k", 0.0) as usize,
+            top_p: number("top_p", 1.0),
+            min_p: number("min_p", 0.0),
+            typical_p: number("typical_p", 1.0),
+            repetition_penalty: number("repetition_penalty", 1.0),
+            logit_bias: bias.map(|b| (b[0][0].as_u64().unwrap() as u32, b[1].as_f64().unwrap() as f32)).collect(),
+            ..Sampling::default()
+        }
+    }
+
+    /// The golden is made by `xtools/make_sampling_fixtures.py`.
+    #[test]
+    fn what_is_left_and_how_likely_is_what_transformers_leaves() {
+        let golden: Golden = serde_json::from_str(include_str!("../tests/data/sampling.json")).unwrap();
+        assert!(golden.cases.len() > 100);
+        for case in golden.cases {
+            let logits = &golden.vectors[&case.vector];
+            let mut sampler = Sampler::new(options(&case.setting), logits.len(), &case.prompt).unwrap();
+            let got = sampler.distribution_of(logits);
+            let place = format!("{}: {}", case.vector, case.setting);
+            assert_eq!(got.iter().map(|x| x.0).collect::<Vec<_>>(), case.ids, "{place}");
+            for ((id, p), expected) in got.iter().zip(&case.probabilities) {
+                assert!((p - expected).abs() < 1e-6, "{place}: token {id} {p}, not {expected}");
+            }
+        }
     }
 
     #[test]
-    fn each_filter_keeps_what_transformers_keeps() {
-        // softmax: 0.067 0.495 0.182 0.041 0.009 0.300 (numbers of torch.softmax)
-        let off = Sampling::default();
-        assert_eq!(support(off.clone()), [0, 1, 2, 3, 4, 5]);
-        assert_eq!(support(Sampling { top_k: 2, ..off.clone() }), [1, 5]);
-        assert_eq!(support(Sampling { top_p: 0.75, ..off.clone() }), [1, 5]);
-        assert_eq!(support(Sampling { top_p: 0.80, ..off.clone() }), [1, 2, 5]);
-        assert_eq!(support(Sampling { min_p: 0.2, ..off.clone() }), [1, 2, 5]);
-        // Entropy 1.19: surprises 0.70, 1.20, 1.70 .. are 0.49, 0.01, 0.51 .. away: 5 first, then 1, then 2.
-        assert_eq!(support(Sampling { typical_p: 0.2, ..off.clone() }), [5]);
-        assert_eq!(support(Sampling { typical_p: 0.7, ..off.clone() }), [1, 5]);
-        assert_eq!(support(Sampling { top_k: 1, top_p: 0.1, min_p: 1.0, ..off }), [1]);
+    fn extreme_settings_leave_the_likeliest() {
+        let off = Sampling { temperature: 1.0, ..Sampling::default() };
+        for extreme in [
+            Sampling { temperature: f32::from_bits(1), ..off.clone() },
+            Sampling { top_p: f32::MIN_POSITIVE, ..off.clone() },
+            Sampling { temperature: 1e-30, typical_p: 0.5, ..off.clone() },
+            Sampling { min_p: 1.0, ..off.clone() },
+            Sampling { top_k: 1, top_p: 0.1, min_p: 1.0, typical_p: 0.1, ..off.clone() },
+            Sampling { logit_bias: [0, 2, 3, 4, 5].map(|id| (id, f32::NEG_INFINITY)).to_vec(), ..off },
+        ] {
+            let mut sampler = Sampler::new(extreme.clone(), LOGITS.len(), &[]).unwrap();
+            assert!((0..20).all(|_| sampler.draw_next(&LOGITS) == 1), "{extreme:?}");
+        }
     }
 
     #[test]
     fn draws_follow_the_probabilities() {
         let mut sampler = Sampler::new(Sampling { temperature: 1.0, seed: 7, ..Sampling::default() }, 6, &[]).unwrap();
+        let expected = sampler.distribution_of(&LOGITS).to_vec();
         let n = 20_000;
-        let ones = (0..n).filter(|_| sampler.draw_next(&LOGITS) == 1).count() as f32;
-        assert!((ones / n as f32 - 0.495).abs() < 0.015, "{}", ones / n as f32);
+        let mut counts = [0; 6];
+        (0..n).for_each(|_| counts[sampler.draw_next(&LOGITS) as usize] += 1);
+        for (id, p) in expected {
+            let share = counts[id as usize] as f32 / n as f32;
+            assert!((share - p).abs() < 0.015, "{id}: {share}, not {p}");
+        }
     }
 
     #[test]
