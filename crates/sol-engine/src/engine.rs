@@ -69,6 +69,7 @@ impl<B: Backend> Engine<B> {
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
+        self.check(sequence, tokens)?;
         let last = tokens.len() - 1;
         for (i, piece) in tokens.chunks(self.workspace.rows()).enumerate() {
             if stop() {
@@ -91,6 +92,7 @@ impl<B: Backend> Engine<B> {
         stop: &dyn Fn() -> bool,
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
+        self.check(sequence, tokens)?;
         if self.workspace.outputs() < self.workspace.rows() {
             let rows = self.workspace.rows().min(memory::SCORED_ROWS);
             self.workspace = self.model.workspace(rows, rows);
@@ -123,21 +125,30 @@ impl<B: Backend> Engine<B> {
         self.truncate(&mut sequence, 0);
     }
 
-    fn pass(&mut self, sequence: &mut Sequence, tokens: &[u32], outputs: &[usize]) -> Result<()> {
+    /// Refuses tokens before any of them is computed.
+    fn check(&self, sequence: &Sequence, tokens: &[u32]) -> Result<()> {
         let vocab = self.model.spec().vocab;
         if let Some(&id) = tokens.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::UnknownToken { id, vocab });
         }
-        let start = sequence.tokens.len();
-        let end = start + tokens.len();
+        let end = sequence.tokens.len() + tokens.len();
         if end > self.context() {
             let hint = "shorten the prompt or raise --ctx";
             return Err(Error::ContextOverflow { needed: end, prompt: end, max_tokens: 0, context: self.context(), hint });
         }
+        Ok(())
+    }
+
+    /// One pass over tokens that were checked and fit the workspace.
+    fn pass(&mut self, sequence: &mut Sequence, tokens: &[u32], outputs: &[usize]) -> Result<()> {
+        let start = sequence.tokens.len();
+        let end = start + tokens.len();
         if let Some(window) = self.model.spec().window()
             && (start..end).contains(&window)
         {
-            tracing::info!("the sequence exceeds the sliding window of {window} tokens, which is applied (--no-window: it is not)");
+            tracing::info!(
+                "the sequence exceeds the sliding window of {window} tokens, which is applied (--no-window: it is not)"
+            );
         }
         while sequence.blocks.len() < end.div_ceil(BLOCK_LEN) {
             let full = || Error::CacheFull { blocks: self.blocks, tokens: self.blocks * BLOCK_LEN };

@@ -9,7 +9,9 @@ use thiserror::Error as ThisError;
 #[non_exhaustive]
 pub enum Error {
     /// The sequence does not fit.
-    #[error("{needed} tokens are needed ({prompt} of the prompt and {max_tokens} to generate), but the context holds {context}; {hint}")]
+    #[error(
+        "{needed} tokens are needed ({prompt} of the prompt and {max_tokens} to generate), but the context holds {context}; {hint}"
+    )]
     ContextOverflow {
         /// Tokens in all.
         needed: usize,
@@ -75,7 +77,9 @@ pub enum Error {
         problem: &'static str,
     },
     /// Text that is too short to be scored.
-    #[error("the text has {tokens} tokens, but perplexity over chunks of {chunk} needs at least {chunk}; lower --ctx or give more text")]
+    #[error(
+        "the text has {tokens} tokens, but perplexity over chunks of {chunk} needs at least {chunk}; lower --ctx or give more text"
+    )]
     TextTooShort {
         /// Tokens there are.
         tokens: usize,

@@ -211,40 +211,54 @@ fn gguf_vocab(meta: &gguf::Metadata) -> Option<GgufVocab> {
 const TURN_ENDS: [&str; 8] =
     ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"];
 
+/// The tokens that end a turn, and how the model wants to be sampled.
 fn generation_defaults(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> (Vec<u32>, Sampling) {
-    let mut ends = Vec::new();
-    let mut sampling = Sampling::default();
-    match checkpoint.metadata() {
-        Metadata::Gguf(meta) => {
-            let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
-            ends.extend(keys.iter().filter_map(|key| meta.u64(key)).filter_map(|id| u32::try_from(id).ok()));
-            if let Some(t) = tokenizer {
-                ends.extend(TURN_ENDS.iter().filter_map(|name| t.id(name)).filter(|id| t.is_special(*id)));
-            }
-        }
-        Metadata::Hf(hf) => {
-            let configs = [hf.generation_config.as_ref(), Some(&hf.config)];
-            let listed = configs.into_iter().flatten().map(|c| &c["eos_token_id"]).find(|v| !v.is_null());
-            match listed {
-                Some(Value::Array(ids)) => ends.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32)),
-                Some(id) => ends.extend(id.as_u64().map(|id| id as u32)),
-                None => {}
-            }
-            if hf.generation_config.is_none() {
-                ends.extend(tokenizer.and_then(Tokenizer::eos));
-            }
-            if let Some(config) = hf.generation_config.as_ref().filter(|c| c["do_sample"] == true) {
-                let number = |key: &str, default: f32| config[key].as_f64().map_or(default, |v| v as f32);
-                sampling.temperature = number("temperature", 1.0);
-                sampling.top_k = config["top_k"].as_u64().map_or(50, |k| k as usize);
-                sampling.top_p = number("top_p", 1.0);
-                sampling.min_p = number("min_p", 0.0);
-                sampling.typical_p = number("typical_p", 1.0);
-                sampling.repetition_penalty = number("repetition_penalty", 1.0);
-            }
-        }
-    }
+    let (mut ends, sampling) = match checkpoint.metadata() {
+        Metadata::Gguf(meta) => (gguf_ends(meta, tokenizer), Sampling::default()),
+        Metadata::Hf(hf) => (hf_ends(hf, tokenizer), hf.generation_config.as_ref().map(hf_sampling).unwrap_or_default()),
+    };
     ends.sort_unstable();
     ends.dedup();
     (ends, sampling)
+}
+
+fn gguf_ends(meta: &gguf::Metadata, tokenizer: Option<&Tokenizer>) -> Vec<u32> {
+    let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+    let mut ends: Vec<u32> = keys.iter().filter_map(|key| u32::try_from(meta.u64(key)?).ok()).collect();
+    if let Some(t) = tokenizer {
+        ends.extend(TURN_ENDS.iter().filter_map(|name| t.id(name)).filter(|id| t.is_special(*id)));
+    }
+    ends
+}
+
+fn hf_ends(hf: &HfMetadata, tokenizer: Option<&Tokenizer>) -> Vec<u32> {
+    let token_id = |value: &Value| u32::try_from(value.as_u64()?).ok();
+    let configs = [hf.generation_config.as_ref(), Some(&hf.config)];
+    let listed = configs.into_iter().flatten().map(|c| &c["eos_token_id"]).find(|v| !v.is_null());
+    let mut ends: Vec<u32> = match listed {
+        Some(Value::Array(ids)) => ids.iter().filter_map(token_id).collect(),
+        Some(id) => token_id(id).into_iter().collect(),
+        None => Vec::new(),
+    };
+    if hf.generation_config.is_none() {
+        ends.extend(tokenizer.and_then(Tokenizer::eos));
+    }
+    ends
+}
+
+/// `generation_config.json` with transformers' defaults.
+fn hf_sampling(config: &Value) -> Sampling {
+    let number = |key: &str, default: f32| config[key].as_f64().map_or(default, |v| v as f32);
+    let greedy = Sampling { repetition_penalty: number("repetition_penalty", 1.0), ..Sampling::default() };
+    if config["do_sample"] != true {
+        return greedy;
+    }
+    Sampling {
+        temperature: number("temperature", 1.0),
+        top_k: config["top_k"].as_u64().map_or(50, |k| k as usize),
+        top_p: number("top_p", 1.0),
+        min_p: number("min_p", 0.0),
+        typical_p: number("typical_p", 1.0),
+        ..greedy
+    }
 }
