@@ -31,7 +31,12 @@ pub(crate) trait Config {
     }
 
     fn bad(&self, key: &str, value: impl ToString, problem: impl Into<String>) -> ModelError {
-        ModelError::BadValue { path: self.path().into(), key: self.full_key(key), value: value.to_string(), problem: problem.into() }
+        ModelError::BadValue {
+            path: self.path().into(),
+            key: self.full_key(key),
+            value: value.to_string(),
+            problem: problem.into(),
+        }
     }
 
     fn optional_size(&self, key: &str) -> Result<Option<usize>> {
@@ -132,8 +137,7 @@ impl<'a> Hf<'a> {
     pub(crate) fn layer_list(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().ok_or_else(|| self.bad(key, value, "not a list"))?;
-        let indices: Option<Vec<usize>> =
-            list.iter().map(|v| v.as_u64().map(|i| i as usize).filter(|&i| i < layers)).collect();
+        let indices: Option<Vec<usize>> = list.iter().map(|v| v.as_u64().map(|i| i as usize).filter(|&i| i < layers)).collect();
         indices.ok_or_else(|| self.bad(key, value, format!("not a list of layers below {layers}"))).map(Some)
     }
 

@@ -154,7 +154,19 @@ fn hf_fixtures_match_pytorch() {
 
 #[test]
 fn gguf_fixtures_match_pytorch() {
-    let exact = ["llama", "llama3", "phi3", "phi3-split", "phi3-longrope", "phimoe", "gemma2", "gemma2-46", "solar", "llama-f16", "llama-bf16"];
+    let exact = [
+        "llama",
+        "llama3",
+        "phi3",
+        "phi3-split",
+        "phi3-longrope",
+        "phimoe",
+        "gemma2",
+        "gemma2-46",
+        "solar",
+        "llama-f16",
+        "llama-bf16",
+    ];
     for name in exact {
         let dir = data("gguf").join(name);
         check(&dir.join("model.gguf"), &dir);

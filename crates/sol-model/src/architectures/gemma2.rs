@@ -10,8 +10,7 @@ use crate::names::Role;
 use crate::spec::{FeedForward, LayerSpec, NormSpec};
 use crate::{Description, Naming};
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "gemma2", class: "Gemma2ForCausalLM", from_hf, from_gguf };
+pub(super) const ARCHITECTURE: Architecture = Architecture { name: "gemma2", class: "Gemma2ForCausalLM", from_hf, from_gguf };
 
 /// Gemma's names mean what they say; Llama's "post attention" norm is Gemma's "pre feed-forward" one.
 const HF_NAMES: &[(Role, &str)] = &[(Role::FfnNorm, "model.layers.{L}.pre_feedforward_layernorm")];

@@ -8,8 +8,7 @@ use crate::config::{Config, Gguf, Hf};
 use crate::spec::{FeedForward, NormSpec};
 use crate::{Description, Naming};
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "llama", class: "LlamaForCausalLM", from_hf, from_gguf };
+pub(super) const ARCHITECTURE: Architecture = Architecture { name: "llama", class: "LlamaForCausalLM", from_hf, from_gguf };
 
 fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let mut description = hf_llama_like(c, "llama")?;

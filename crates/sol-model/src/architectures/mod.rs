@@ -196,9 +196,11 @@ fn hf_rope_scaling(c: &Hf<'_>, d: &Dimensions) -> Result<RopeScaling> {
         Some("longrope" | "su") => {
             let factors = |key: &str| -> Result<Vec<f32>> {
                 let list = r.floats(key)?.ok_or_else(|| r.missing(key))?;
-                divisors(list).map_err(|problem| r.bad(key, "a list", problem)).and_then(|list| expect_pairs(d, list, |n, want| {
-                    r.bad(key, format!("{n} numbers"), format!("a head of {} needs {want}", d.head_dim))
-                }))
+                divisors(list).map_err(|problem| r.bad(key, "a list", problem)).and_then(|list| {
+                    expect_pairs(d, list, |n, want| {
+                        r.bad(key, format!("{n} numbers"), format!("a head of {} needs {want}", d.head_dim))
+                    })
+                })
             };
             let original = match c.optional_size("original_max_position_embeddings")? {
                 Some(n) => n,

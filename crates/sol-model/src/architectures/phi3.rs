@@ -8,8 +8,7 @@ use crate::config::{Config, Gguf, Hf};
 use crate::spec::{FeedForward, NormSpec};
 use crate::{Description, Naming};
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "phi3", class: "Phi3ForCausalLM", from_hf, from_gguf };
+pub(super) const ARCHITECTURE: Architecture = Architecture { name: "phi3", class: "Phi3ForCausalLM", from_hf, from_gguf };
 
 fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let d = Dimensions::hf(c)?;

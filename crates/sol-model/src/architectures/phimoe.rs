@@ -9,8 +9,7 @@ use crate::config::{Config, Gguf, Hf};
 use crate::spec::{DecoderSpec, FeedForward, NormSpec, RopeScaling};
 use crate::{Description, Naming};
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "phimoe", class: "PhiMoEForCausalLM", from_hf, from_gguf };
+pub(super) const ARCHITECTURE: Architecture = Architecture { name: "phimoe", class: "PhiMoEForCausalLM", from_hf, from_gguf };
 
 /// `short_mscale` and `long_mscale` of the published config, which GGUF files do not carry.
 const PUBLISHED_MSCALE: f32 = 1.243_163_1;
@@ -37,7 +36,8 @@ fn from_hf(c: &Hf<'_>) -> Result<Description> {
 
 fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     // llama.cpp runs this architecture with an RMS norm, so its converter writes the eps under that name.
-    let key = if c.has("attention.layer_norm_epsilon") { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
+    let key =
+        if c.has("attention.layer_norm_epsilon") { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
     let d = Dimensions::gguf(c, checkpoint, key, RopePairing::Halves)?;
     let experts = FeedForward::Experts {
         ffn: d.ffn,

@@ -10,8 +10,7 @@ use crate::config::{Config, Gguf, Hf};
 use crate::error::ModelError;
 use crate::spec::Skips;
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "solar", class: "SolarForCausalLM", from_hf, from_gguf };
+pub(super) const ARCHITECTURE: Architecture = Architecture { name: "solar", class: "SolarForCausalLM", from_hf, from_gguf };
 
 /// `bskcn_1` and `_2` save to slots A and B, `bskcn_3` and `_4` blend from them.
 fn mark(skips: &mut Skips, list: usize) {
