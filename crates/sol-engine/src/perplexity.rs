@@ -21,7 +21,10 @@ pub struct Perplexity {
     pub chunks: usize,
 }
 
-/// Scores `tokens` in chunks of `chunk`; `each` sees the figure after every chunk and can stop with `false`.
+/// The shortest chunk whose second half has a token to be scored.
+const LEAST: usize = 3;
+
+/// Scores `tokens` in chunks of `chunk`; `each` sees the figure after every chunk.
 pub fn perplexity<B: Backend>(
     engine: &mut Engine<B>,
     tokens: &[u32],
@@ -30,8 +33,11 @@ pub fn perplexity<B: Backend>(
     stop: &dyn Fn() -> bool,
     each: &mut dyn FnMut(&Perplexity),
 ) -> Result<Perplexity> {
-    if chunk < 2 || tokens.len() < chunk {
-        return Err(Error::TextTooShort { tokens: tokens.len(), chunk: chunk.max(2) });
+    if chunk < LEAST {
+        return Err(Error::BadOption { option: "--ctx", value: chunk.to_string(), problem: "a chunk needs at least 3 tokens" });
+    }
+    if tokens.len() < chunk {
+        return Err(Error::TextTooShort { tokens: tokens.len(), chunk });
     }
     let chunks = tokens.len() / chunk;
     let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0usize);

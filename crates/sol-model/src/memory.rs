@@ -1,7 +1,7 @@
 //! What a model takes, from headers alone.
 
 use sol_compute::KvType;
-use sol_weights::Checkpoint;
+use sol_weights::{Checkpoint, DType};
 
 use crate::decoder::{BLOCK_LEN, cache_shape, workspace_shape};
 use crate::spec::{DecoderSpec, FeedForward};
@@ -50,7 +50,38 @@ impl Memory {
 
 /// Bytes of all tensors.
 pub fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
-    checkpoint.tensors().map(|t| t.bytes().len() as u64).sum()
+    checkpoint.tensors().map(|t| t.byte_len() as u64).sum()
+}
+
+/// All tensors of one type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypeShare {
+    /// The type.
+    pub dtype: DType,
+    /// How many tensors have it.
+    pub tensors: usize,
+    /// Their elements.
+    pub elements: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What types the weights are in, most bytes first.
+pub fn weights_by_type(checkpoint: &Checkpoint) -> Vec<TypeShare> {
+    let mut shares: Vec<TypeShare> = Vec::new();
+    for tensor in checkpoint.tensors() {
+        let (elements, bytes) = (tensor.elements() as u64, tensor.byte_len() as u64);
+        match shares.iter_mut().find(|s| s.dtype == tensor.dtype) {
+            Some(share) => {
+                share.tensors += 1;
+                share.elements += elements;
+                share.bytes += bytes;
+            }
+            None => shares.push(TypeShare { dtype: tensor.dtype, tensors: 1, elements, bytes }),
+        }
+    }
+    shares.sort_by_key(|s| std::cmp::Reverse(s.bytes));
+    shares
 }
 
 /// Number of weights the decoder has (a tied head counts once).

@@ -2,15 +2,16 @@
 //! shown.
 
 use std::io::{ErrorKind, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sol_compute::KvType;
-use sol_engine::{LanguageModel, Options};
+use sol_engine::{Interrupt, LanguageModel, Options};
 use sol_hub::{Hub, ModelRef, Progress};
 use sol_model::RopeFactors;
 
@@ -109,11 +110,7 @@ impl RunOptions {
 
     /// Obtains the model if need be, opens it and shows its warnings.
     pub(crate) fn open(&self, options: Options, output: &Output) -> Result<LanguageModel> {
-        let model = LanguageModel::open(&self.model.resolve(output)?, options)?;
-        for warning in model.warnings() {
-            note(output, &format!("warning: {warning}"));
-        }
-        Ok(model)
+        open(&self.model.resolve(output)?, options, output)
     }
 }
 
@@ -123,6 +120,15 @@ impl ModelArg {
         let reference = ModelRef::parse(&self.model)?;
         Ok(Hub::from_env()?.resolve(&reference, &Bars::new(output))?)
     }
+}
+
+/// Opens a model that is here and shows its warnings.
+pub(crate) fn open(path: &Path, options: Options, output: &Output) -> Result<LanguageModel> {
+    let model = LanguageModel::open(path, options)?;
+    for warning in model.warnings() {
+        note(output, &format!("warning: {warning}"));
+    }
+    Ok(model)
 }
 
 /// A line on stderr, unless quiet.
@@ -211,11 +217,73 @@ pub(crate) fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
+/// A number of parameters for people: "22.14 B".
+pub(crate) fn count(parameters: u64) -> String {
+    match parameters as f64 {
+        n if n >= 1e9 => format!("{:.2} B", n / 1e9),
+        n if n >= 1e6 => format!("{:.2} M", n / 1e6),
+        n => format!("{:.2} K", n / 1e3),
+    }
+}
+
 /// Sends the libraries' log to stderr: `-v`, `-vv`, or as `SOL_LOG` says.
 pub(crate) fn init(output: &Output) {
     let level = ["off", "info", "debug"][usize::from(output.verbose.min(2))];
     let filter = tracing_subscriber::EnvFilter::try_from_env("SOL_LOG").unwrap_or_else(|_| level.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// What shells report for a program that Ctrl-C ended.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// From here on the first Ctrl-C sets the flag and the second ends the program.
+pub(crate) fn interrupt() -> Result<Interrupt> {
+    let interrupt = Interrupt::default();
+    let flag = interrupt.clone();
+    let handler = move || match flag.is_set() {
+        true => std::process::exit(i32::from(INTERRUPTED)),
+        false => flag.set(),
+    };
+    ctrlc::set_handler(handler).context("can not handle Ctrl-C")?;
+    Ok(interrupt)
+}
+
+/// A bar for work that turns out to take more than a second.
+pub(crate) struct Meter {
+    bar: ProgressBar,
+    shown: bool,
+    quiet: bool,
+    start: Instant,
+}
+
+impl Meter {
+    /// For `total` steps called `unit`.
+    pub(crate) fn new(output: &Output, total: u64, unit: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        let template = format!("[{{bar:30}}] {{pos}}/{{len}} {unit}, {{eta}} left {{msg}}");
+        bar.set_style(ProgressStyle::with_template(&template).expect("a valid template").progress_chars("=> "));
+        Self { bar, shown: false, quiet: output.quiet, start: Instant::now() }
+    }
+
+    /// One step more.
+    pub(crate) fn step(&mut self) {
+        if !self.shown && !self.quiet && self.start.elapsed() > Duration::from_secs(1) {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.shown = true;
+        }
+        self.bar.inc(1);
+    }
+
+    /// What is written behind the bar.
+    pub(crate) fn say(&self, text: String) {
+        self.bar.set_message(text);
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// Shows an error as one sentence with its causes. A reader that went away (`sol ... | head`) is no error.
@@ -225,7 +293,8 @@ pub(crate) fn exit_code(result: Result<ExitCode>) -> ExitCode {
         Err(error) if error.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("sol: {}", sentence(&error)));
-            ExitCode::FAILURE
+            let interrupted = matches!(error.downcast_ref(), Some(sol_engine::Error::Interrupted));
+            if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }
