@@ -24,6 +24,21 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// A text so long that counting its tokens would waste time.
+    #[error(
+        "the prompt of {bytes} bytes is much too long: its first {sample} have {tokens} tokens already, but the context holds \
+         {context}; shorten it, or use --shift to forget its beginning"
+    )]
+    PromptTooLong {
+        /// Length of the text.
+        bytes: usize,
+        /// Length of what was looked at.
+        sample: usize,
+        /// Tokens of that.
+        tokens: usize,
+        /// What fits.
+        context: usize,
+    },
     /// A context beyond what the model was made for.
     #[error("a context of {asked} tokens was asked for, but the model's is {context}; lower --ctx")]
     ContextTooLong {

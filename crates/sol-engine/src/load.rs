@@ -148,7 +148,25 @@ impl LanguageModel {
     pub fn text_prompt(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.tokenizer()?.encode(text, sol_text::Encode { add_bos: true, parse_special: false })?)
     }
+
+    /// Refuses a text that can not fit by far, without reading all of it: tokenising megabytes takes seconds.
+    pub fn check_length(&self, text: &str) -> Result<()> {
+        let context = self.context();
+        let sample = &text[..text.floor_char_boundary(context.saturating_mul(SAMPLE_BYTES_PER_TOKEN))];
+        if sample.len() == text.len() {
+            return Ok(());
+        }
+        let tokens = self.text_prompt(sample)?.len();
+        // Where the sample was cut, tokens can be others than in the whole text; not half of them.
+        if tokens > 2 * context {
+            return Err(Error::PromptTooLong { bytes: text.len(), sample: sample.len(), tokens, context });
+        }
+        Ok(())
+    }
 }
+
+/// Four times as many as in English.
+const SAMPLE_BYTES_PER_TOKEN: usize = 16;
 
 /// The tokenizer of a model file or directory, which need not hold weights.
 pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
