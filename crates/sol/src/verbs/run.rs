@@ -13,6 +13,7 @@ mod save;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -29,6 +30,10 @@ const EXAMPLES: &str = "Examples:
   sol run --raw --temperature 0.8 --seed 1 -n 64 \"Once upon a time\"
   sol run -m model.gguf --ids 1,2,3 -n 8 --ignore-eos --json";
 
+/// Where `--help` lists a flag.
+const PROMPT: &str = "Prompt";
+const ANSWER: &str = "Answer";
+
 /// Arguments.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -40,29 +45,29 @@ pub(crate) struct Args {
     run: RunOptions,
 
     /// Continue the text as it is, without the model's chat template
-    #[arg(long)]
+    #[arg(long, help_heading = PROMPT)]
     raw: bool,
     /// Instructions that stand above the conversation
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["raw", "ids"])]
+    #[arg(long, value_name = "TEXT", help_heading = PROMPT, conflicts_with_all = ["raw", "ids"])]
     system: Option<String>,
-    /// Put them in front of the first user message, for models without a system prompt
-    #[arg(long, requires = "system")]
+    /// Put the system text in front of the first user message, for models without a system prompt
+    #[arg(long, help_heading = PROMPT, requires = "system")]
     system_as_user: bool,
     /// Token ids instead of a text, as 1,2,3; prints ids. Needs no tokenizer
-    #[arg(long, value_name = "IDS", conflicts_with_all = ["prompt", "raw"])]
+    #[arg(long, value_name = "IDS", help_heading = PROMPT, conflicts_with_all = ["prompt", "raw"])]
     ids: Option<Ids>,
 
     /// Most new tokens [default: 512, or what is left of the context]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", help_heading = ANSWER)]
     max_tokens: Option<usize>,
     /// A text that ends the answer and is not part of it; can be given more than once
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = ANSWER)]
     stop: Vec<String>,
     /// Go on after end-of-turn tokens
-    #[arg(long)]
+    #[arg(long, help_heading = ANSWER)]
     ignore_eos: bool,
     /// When the context is full, forget the older half of it and go on, instead of an error
-    #[arg(long)]
+    #[arg(long, help_heading = ANSWER)]
     shift: bool,
 
     #[command(flatten)]
@@ -99,7 +104,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         }
         let model = args.open(output)?;
         let generation = args.generation(&model, output)?;
-        return chat::converse(model, generation, args.system, &args.run.model.model, output);
+        return chat::converse(model, generation, args.system, short_name(&args.run.model.model), output);
     }
     let text = prompt::read(args.prompt.as_deref(), output)?;
     let empty = if args.raw { text.is_empty() } else { text.trim().is_empty() };
@@ -108,6 +113,9 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     }
     let mut model = args.open(output)?;
     let generation = args.generation(&model, output)?;
+    if !args.shift {
+        model.check_length(&text)?;
+    }
     let prompt = if args.raw {
         model.text_prompt(&text)?
     } else {
@@ -137,6 +145,12 @@ impl Args {
             ..Generation::default()
         })
     }
+}
+
+/// The last part of a path; other names are short already.
+fn short_name(model: &str) -> &str {
+    let path = Path::new(model);
+    path.file_name().and_then(|name| name.to_str()).filter(|_| path.exists()).unwrap_or(model)
 }
 
 /// Answers once. Ctrl-C ends the answer; what was shown of it stays.

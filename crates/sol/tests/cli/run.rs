@@ -244,10 +244,15 @@ fn what_makes_no_sense_is_refused_in_a_sentence() {
 fn ten_megabytes_and_bytes_that_are_no_text() {
     let machine = Machine::new();
     let model = fixture("chat-tiny");
-    let start = Instant::now();
-    let error = machine.pipe(&b"Hello, world! ".repeat(750_000), &["run", "-m", &model]).error();
-    assert!(error.contains("holds 512"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    for piece in ["Hello, world! ", "a", "\u{1f31e}"] {
+        let start = Instant::now();
+        let text = piece.repeat(10_000_000 / piece.len());
+        for raw in [&[][..], &["--raw"]] {
+            let error = machine.pipe(text.as_bytes(), &[&["run", "-m", &model], raw].concat()).error();
+            assert!(error.contains("much too long") && error.contains("holds 512"), "{error}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
 
     let error = machine.pipe(b"caf\xe9", &["run", "-m", &model]).error();
     assert!(error.contains("not UTF-8") && error.contains("0xe9"), "{error}");

@@ -80,6 +80,10 @@ pub(super) fn converse(
 
 impl Chat<'_> {
     fn message(&mut self, text: &str) -> Result<Next> {
+        if let Err(error) = self.model.check_length(text) {
+            say(&format!("sol: {error}"));
+            return Ok(Next::GoOn);
+        }
         self.messages.push(Message::user(text));
         if !self.answer(self.generation.clone())? {
             self.messages.pop();
