@@ -31,7 +31,7 @@ impl Interrupt {
 }
 
 /// How to answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Generation {
     /// How tokens are chosen.
     pub sampling: Sampling,
@@ -49,19 +49,6 @@ pub struct Generation {
 
 /// New tokens where nobody says how many.
 const DEFAULT_MAX_TOKENS: usize = 512;
-
-impl Default for Generation {
-    fn default() -> Self {
-        Self {
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            ignore_eos: false,
-            shift: false,
-            interrupt: Interrupt::default(),
-        }
-    }
-}
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -198,10 +198,10 @@ mod tests {
             model("smollm2", None, 5, 0),
         ];
         let output = Output { json: false, quiet: false, verbose: 0 };
-        let expected = "NAME      REVISION                SIZE  MODIFIED\n\
-                        org/name  01234567 (main)      98.4 MB\n\
-                        org/half  (unfinished)   1.0 kB so far\n\
-                        smollm2   -                        5 B";
+        let expected = "NAME      REVISION                  SIZE  MODIFIED\n\
+                        org/name  01234567 (main)        98.4 MB\n\
+                        org/half  (unfinished)     1.0 kB so far\n\
+                        smollm2   -                          5 B";
         assert_eq!(table(&models, &output), expected);
     }
 }

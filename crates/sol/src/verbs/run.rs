@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use sol_engine::{Finish, Generation, LanguageModel, Message};
+use sol_engine::{Generation, LanguageModel, Message};
 
 use crate::common::{Output, RunOptions, note, print};
 
@@ -170,7 +170,7 @@ fn one_answer(
         print(&serde_json::to_string(&report)?)?;
     } else if args.ids.is_some() {
         print(&answer.ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","))?;
-    } else if !answer.text.is_empty() || answer.finish != Finish::Interrupted {
+    } else if !answer::interrupted_early(&answer) {
         print("")?;
     }
     answer::remarks(&answer, &generation, model, output);

@@ -64,7 +64,7 @@ pub(super) fn remarks(answer: &Answer, generation: &Generation, model: &Language
         Finish::Interrupted => note(output, "(interrupted)"),
         Finish::EndOfTurn | Finish::StopString => {}
     }
-    if output.verbose > 0 {
+    if output.verbose > 0 && !interrupted_early(answer) {
         let speed = Speed::of(answer);
         let cached =
             if answer.cached_tokens > 0 { format!(" ({} more were cached)", answer.cached_tokens) } else { String::new() };
@@ -86,6 +86,11 @@ pub(super) fn remarks(answer: &Answer, generation: &Generation, model: &Language
     }
 }
 
+/// Before the prompt was read to its end.
+pub(super) fn interrupted_early(answer: &Answer) -> bool {
+    answer.finish == Finish::Interrupted && answer.ids.is_empty()
+}
+
 /// Tokens per second.
 struct Speed {
     /// Tokens of the prompt that were not cached.
@@ -96,7 +101,8 @@ struct Speed {
 
 impl Speed {
     fn of(answer: &Answer) -> Self {
-        let read = answer.prompt_tokens - answer.cached_tokens;
+        // A prompt that was not read to its end has no speed.
+        let read = if interrupted_early(answer) { 0 } else { answer.prompt_tokens - answer.cached_tokens };
         // The first token comes out of the prompt's pass. One that ends the turn is made, but not part of the answer.
         let made = answer.ids.len() + usize::from(answer.finish == Finish::EndOfTurn);
         Self { read, prefill: rate(read, answer.prefill), decode: rate(made.saturating_sub(1), answer.decode) }

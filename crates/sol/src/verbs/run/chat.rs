@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use sol_engine::{Finish, Generation, LanguageModel, Message};
+use sol_engine::{Generation, LanguageModel, Message};
 
 use super::ctrl_c::{CtrlC, Patience};
 use super::editor::{Editor, Input};
@@ -107,7 +107,7 @@ impl Chat<'_> {
         };
         print("")?;
         answer::remarks(&answer, &generation, &self.model, self.output);
-        if answer.finish == Finish::Interrupted && answer.text.is_empty() {
+        if answer::interrupted_early(&answer) {
             return Ok(false);
         }
         self.messages.push(Message::assistant(answer.text));
