@@ -8,9 +8,13 @@ use sol_weights::gguf;
 
 use crate::error::ModelError;
 
-/// No dimension of a decoder comes near this; a larger one is a broken file.
-const MAX_DIMENSION: u64 = 1 << 24;
-const MAX_LAYERS: u64 = 4096;
+/// No decoder comes near these; a larger number is of a broken file. Products of them fit 64 bits, which the arithmetic of
+/// [`crate::memory`] relies on.
+pub(crate) const MAX_VOCAB: u64 = 1 << 24;
+const MAX_CONTEXT: u64 = 1 << 24;
+const MAX_WIDTH: u64 = 1 << 20;
+const MAX_EXPERTS: u64 = 1 << 10;
+const MAX_LAYERS: u64 = 1 << 12;
 
 type Result<T> = std::result::Result<T, ModelError>;
 
@@ -34,28 +38,50 @@ pub(crate) trait Config {
         ModelError::BadValue {
             path: self.path().into(),
             key: self.full_key(key),
-            value: value.to_string(),
+            value: shorten(&value.to_string()),
             problem: problem.into(),
         }
     }
 
-    fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+    /// A whole number from 1 to `most`.
+    fn optional_count(&self, key: &str, most: u64) -> Result<Option<usize>> {
         match self.integer(key) {
             None => Ok(None),
             Some(Err(value)) => Err(self.bad(key, value, "not a whole number")),
             Some(Ok(0)) => Err(self.bad(key, 0, "must be at least 1")),
-            Some(Ok(n)) if n > MAX_DIMENSION => Err(self.bad(key, n, "absurdly large")),
+            Some(Ok(n)) if n > most => Err(self.bad(key, n, format!("no decoder has more than {most}"))),
             Some(Ok(n)) => Ok(Some(n as usize)),
         }
     }
 
-    fn size(&self, key: &str) -> Result<usize> {
-        self.optional_size(key)?.ok_or_else(|| self.missing(key))
+    fn count(&self, key: &str, most: u64) -> Result<usize> {
+        self.optional_count(key, most)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// Numbers in a row: the stream's or the feed-forward's.
+    fn width(&self, key: &str) -> Result<usize> {
+        self.count(key, MAX_WIDTH)
     }
 
     fn layers(&self, key: &str) -> Result<usize> {
-        let n = self.size(key)?;
-        if n as u64 > MAX_LAYERS { Err(self.bad(key, n, format!("more than {MAX_LAYERS} layers"))) } else { Ok(n) }
+        self.count(key, MAX_LAYERS)
+    }
+
+    fn vocab(&self, key: &str) -> Result<usize> {
+        self.count(key, MAX_VOCAB)
+    }
+
+    fn experts(&self, key: &str) -> Result<usize> {
+        self.count(key, MAX_EXPERTS)
+    }
+
+    /// A number of tokens.
+    fn tokens(&self, key: &str) -> Result<usize> {
+        self.count(key, MAX_CONTEXT)
+    }
+
+    fn optional_tokens(&self, key: &str) -> Result<Option<usize>> {
+        self.optional_count(key, MAX_CONTEXT)
     }
 
     fn optional_float(&self, key: &str) -> Result<Option<f32>> {
@@ -82,12 +108,12 @@ pub(crate) trait Config {
     /// Heads, kv heads and head size, checked against each other.
     fn heads(&self, keys: [&str; 3], hidden: usize) -> Result<(usize, usize, usize)> {
         let [heads_key, kv_key, dim_key] = keys;
-        let heads = self.size(heads_key)?;
-        let kv_heads = self.optional_size(kv_key)?.unwrap_or(heads);
+        let heads = self.width(heads_key)?;
+        let kv_heads = self.optional_count(kv_key, MAX_WIDTH)?.unwrap_or(heads);
         if heads % kv_heads != 0 {
             return Err(self.bad(kv_key, kv_heads, format!("does not divide the {heads} heads")));
         }
-        let head_dim = match self.optional_size(dim_key)? {
+        let head_dim = match self.optional_count(dim_key, MAX_WIDTH)? {
             Some(d) => d,
             None if hidden % heads == 0 => hidden / heads,
             None => return Err(self.bad(heads_key, heads, format!("does not divide the hidden size {hidden}"))),
@@ -95,23 +121,47 @@ pub(crate) trait Config {
         if head_dim % 2 != 0 {
             return Err(self.bad(dim_key, head_dim, "rotary embedding needs an even head size"));
         }
+        if (heads * head_dim) as u64 > MAX_WIDTH {
+            return Err(self.bad(heads_key, heads, format!("no decoder has so many heads of {head_dim}")));
+        }
         Ok((heads, kv_heads, head_dim))
     }
 }
 
-/// `config.json`.
+/// A value from a file, fit for a message.
+pub(crate) fn shorten(value: &str) -> String {
+    const MOST: usize = 80;
+    match value.char_indices().nth(MOST) {
+        None => value.to_owned(),
+        Some((end, _)) => format!("{}...", &value[..end]),
+    }
+}
+
+/// `config.json`, or an object in it.
 pub(crate) struct Hf<'a> {
-    pub(crate) path: &'a Path,
-    pub(crate) json: &'a Value,
+    path: &'a Path,
+    json: &'a Value,
+    /// The object's key, with a dot.
+    prefix: String,
 }
 
 impl<'a> Hf<'a> {
+    pub(crate) fn new(path: &'a Path, json: &'a Value) -> Self {
+        Self { path, json, prefix: String::new() }
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.json.get(key).filter(|v| !v.is_null())
     }
 
-    pub(crate) fn text(&self, key: &str) -> Option<&'a str> {
-        self.get(key).and_then(Value::as_str)
+    /// Whether the key is there, if only with null: transformers' classes have defaults for absent keys alone.
+    pub(crate) fn mentions(&self, key: &str) -> bool {
+        self.json.get(key).is_some()
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        let text = |v: &'a Value| v.as_str().ok_or_else(|| self.bad(key, v, "not a text"));
+        self.get(key).map(text).transpose()
     }
 
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool> {
@@ -122,15 +172,19 @@ impl<'a> Hf<'a> {
     }
 
     /// A sub-object read with the same methods.
-    pub(crate) fn object(&self, key: &str) -> Option<Hf<'a>> {
-        self.get(key).filter(|v| v.is_object()).map(|json| Hf { path: self.path, json })
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Hf<'a>>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(json) if json.is_object() => Ok(Some(Hf { path: self.path, json, prefix: format!("{}{key}.", self.prefix) })),
+            Some(other) => Err(self.bad(key, other, "not an object")),
+        }
     }
 
     pub(crate) fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().ok_or_else(|| self.bad(key, value, "not a list"))?;
-        let floats: Option<Vec<f32>> = list.iter().map(|v| v.as_f64().map(|x| x as f32)).collect();
-        floats.ok_or_else(|| self.bad(key, value, "not a list of numbers")).map(Some)
+        let floats: Option<Vec<f32>> = list.iter().map(|v| v.as_f64().map(|x| x as f32).filter(|x| x.is_finite())).collect();
+        floats.ok_or_else(|| self.bad(key, value, "not a list of finite numbers")).map(Some)
     }
 
     /// Layer numbers, each below `layers`.
@@ -143,7 +197,7 @@ impl<'a> Hf<'a> {
 
     /// The gate's activation under any of its names.
     pub(crate) fn activation(&self, key: &str) -> Result<Option<Activation>> {
-        match self.text(key) {
+        match self.text(key)? {
             None => Ok(None),
             Some("silu" | "swish") => Ok(Some(Activation::Silu)),
             Some("gelu_pytorch_tanh" | "gelu_tanh" | "gelu_new") => Ok(Some(Activation::GeluTanh)),
@@ -158,7 +212,7 @@ impl Config for Hf<'_> {
     }
 
     fn full_key(&self, key: &str) -> String {
-        key.to_owned()
+        format!("{}{key}", self.prefix)
     }
 
     fn integer(&self, key: &str) -> Option<std::result::Result<u64, String>> {
@@ -171,6 +225,14 @@ impl Config for Hf<'_> {
 
     fn has(&self, key: &str) -> bool {
         self.get(key).is_some()
+    }
+}
+
+impl<'a> Gguf<'a> {
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        let full = self.full_key(key);
+        let Some(value) = self.meta.get(&full) else { return Ok(None) };
+        self.meta.str(&full).ok_or_else(|| self.bad(key, value, "not a text")).map(Some)
     }
 }
 
@@ -193,14 +255,13 @@ impl Config for Gguf<'_> {
     fn integer(&self, key: &str) -> Option<std::result::Result<u64, String>> {
         let full = self.full_key(key);
         let value = self.meta.get(&full)?;
-        Some(self.meta.u64(&full).ok_or_else(|| format!("{value:?}")))
+        Some(self.meta.u64(&full).ok_or_else(|| value.to_string()))
     }
 
     fn number(&self, key: &str) -> Option<std::result::Result<f64, String>> {
         let full = self.full_key(key);
         let value = self.meta.get(&full)?;
-        let number = self.meta.f32(&full).map(f64::from).or_else(|| self.meta.u64(&full).map(|n| n as f64));
-        Some(number.ok_or_else(|| format!("{value:?}")))
+        Some(self.meta.f32(&full).map(f64::from).ok_or_else(|| value.to_string()))
     }
 
     fn has(&self, key: &str) -> bool {

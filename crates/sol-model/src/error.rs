@@ -38,6 +38,12 @@ pub enum ModelError {
         /// Why that can not be.
         problem: String,
     },
+    /// No config at all.
+    #[error("{}: there is no config.json beside the weights; download it too", dir.display())]
+    NoConfig {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// A tensor that should be there is not.
     #[error("{path}: tensor '{tensor}' is missing ({role}); the checkpoint is incomplete or its config is of another model")]
     MissingTensor {
@@ -59,6 +65,28 @@ pub enum ModelError {
         got: Vec<usize>,
         /// What the config asks for.
         expected: Vec<usize>,
+    },
+    /// A tensor whose contents make no sense.
+    #[error("{path}: tensor '{tensor}': {problem}")]
+    BadTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Why that can not be.
+        problem: String,
+    },
+    /// The checkpoint has more layers than its config.
+    #[error(
+        "{path}: tensor '{tensor}' is of a layer that the config does not have, which has {layers}; the config is of another model"
+    )]
+    ExtraLayer {
+        /// The checkpoint.
+        path: PathBuf,
+        /// A tensor of the first layer too many.
+        tensor: String,
+        /// Layers of the config.
+        layers: usize,
     },
     /// A tensor the backend can not take.
     #[error("tensor '{tensor}': {source}")]

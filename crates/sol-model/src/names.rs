@@ -130,8 +130,8 @@ fn gguf_name(role: Role) -> &'static str {
         Role::PostAttentionNorm => "blk.{L}.post_attention_norm",
         Role::FfnNorm => "blk.{L}.ffn_norm",
         Role::Gate => "blk.{L}.ffn_gate",
-        // Phi-3 keeps both under "up"; twice the rows tell.
-        Role::Up | Role::FusedGateUp => "blk.{L}.ffn_up",
+        Role::Up => "blk.{L}.ffn_up",
+        Role::FusedGateUp => "blk.{L}.ffn_gate_up",
         Role::Down => "blk.{L}.ffn_down",
         Role::PostFfnNorm => "blk.{L}.post_ffw_norm",
         Role::Router => "blk.{L}.ffn_gate_inp",

@@ -1,8 +1,9 @@
 //! From a checkpoint's tensors to a decoder's weights: found by name, checked against the spec, sliced where fused.
-//! Matrices stay mapped; only norms and biases are converted.
+//! Matrices stay mapped; norms and biases are converted, and so are F8 matrices, whose scales no kernel knows.
 
+use half::bf16;
 use sol_compute::{Backend, Expert, Experts, Linear, MatrixData, Norm};
-use sol_weights::{Checkpoint, Tensor};
+use sol_weights::{Bytes, Checkpoint, DType, Tensor};
 
 use crate::error::ModelError;
 use crate::names::{Naming, Role};
@@ -72,6 +73,7 @@ struct Loader<'a, B: Backend> {
 /// Loads all weights that `spec` asks for.
 pub(crate) fn load<B: Backend>(backend: &B, checkpoint: &Checkpoint, naming: &Naming, spec: &DecoderSpec) -> Result<Weights<B>> {
     let loader = Loader { checkpoint, naming, backend, hidden: spec.hidden };
+    loader.refuse_layers_beyond(spec.layers.len())?;
     let head = if spec.head.tied {
         None
     } else {
@@ -90,18 +92,18 @@ impl<B: Backend> Loader<'_, B> {
         let core = spec.attention.core;
         let (q, kv) = (core.heads * core.head_dim, core.kv_heads * core.head_dim);
         let bias = spec.attention.qkv_bias;
-        let [query, key, value] = if self.exists(Role::Query, i) || !self.exists(Role::FusedQkv, i) {
-            [
-                self.linear(Role::Query, i, Slice::whole(q, self.hidden), bias)?,
-                self.linear(Role::Key, i, Slice::whole(kv, self.hidden), bias)?,
-                self.linear(Role::Value, i, Slice::whole(kv, self.hidden), bias)?,
-            ]
-        } else {
+        let [query, key, value] = if self.is_fused(Role::Query, Role::FusedQkv, i)? {
             let part = |start, rows| Slice { start, rows, of: q + 2 * kv, cols: self.hidden, expert: None };
             [
                 self.linear(Role::FusedQkv, i, part(0, q), bias)?,
                 self.linear(Role::FusedQkv, i, part(q, kv), bias)?,
                 self.linear(Role::FusedQkv, i, part(q + kv, kv), bias)?,
+            ]
+        } else {
+            [
+                self.linear(Role::Query, i, Slice::whole(q, self.hidden), bias)?,
+                self.linear(Role::Key, i, Slice::whole(kv, self.hidden), bias)?,
+                self.linear(Role::Value, i, Slice::whole(kv, self.hidden), bias)?,
             ]
         };
         let optional = |role, norm: &Option<NormSpec>| norm.as_ref().map(|n| self.norm(role, i, n)).transpose();
@@ -121,14 +123,14 @@ impl<B: Backend> Loader<'_, B> {
     fn ffn(&self, i: usize, spec: &FeedForward) -> Result<FfnWeights<B>> {
         match *spec {
             FeedForward::Dense { ffn, bias, .. } => {
-                let [gate, up] = if self.exists(Role::Gate, i) || !self.exists(Role::FusedGateUp, i) {
+                let [gate, up] = if self.is_fused(Role::Gate, Role::FusedGateUp, i)? {
+                    let half = |start| Slice { start, rows: ffn, of: 2 * ffn, cols: self.hidden, expert: None };
+                    [self.linear(Role::FusedGateUp, i, half(0), bias)?, self.linear(Role::FusedGateUp, i, half(ffn), bias)?]
+                } else {
                     [
                         self.linear(Role::Gate, i, Slice::whole(ffn, self.hidden), bias)?,
                         self.linear(Role::Up, i, Slice::whole(ffn, self.hidden), bias)?,
                     ]
-                } else {
-                    let half = |start| Slice { start, rows: ffn, of: 2 * ffn, cols: self.hidden, expert: None };
-                    [self.linear(Role::FusedGateUp, i, half(0), bias)?, self.linear(Role::FusedGateUp, i, half(ffn), bias)?]
                 };
                 Ok(FfnWeights::Dense { gate, up, down: self.linear(Role::Down, i, Slice::whole(self.hidden, ffn), bias)? })
             }
@@ -151,16 +153,37 @@ impl<B: Backend> Loader<'_, B> {
         }
     }
 
-    fn exists(&self, role: Role, layer: usize) -> bool {
-        self.checkpoint.tensor(&format!("{}.weight", self.naming.name(role, layer, 0))).is_some()
+    /// Whether a layer has projections in one tensor and not apart.
+    fn is_fused(&self, apart: Role, fused: Role, layer: usize) -> Result<bool> {
+        let [apart_name, fused_name] = [apart, fused].map(|role| self.weight_name(role, layer));
+        if self.checkpoint.tensor(&apart_name).is_some() {
+            return Ok(false);
+        }
+        if self.checkpoint.tensor(&fused_name).is_some() {
+            return Ok(true);
+        }
+        Err(self.missing(format!("{apart_name} or {fused_name}"), apart))
+    }
+
+    /// Layers that the config does not have would silently be left out.
+    fn refuse_layers_beyond(&self, layers: usize) -> Result<()> {
+        let tensor = self.weight_name(Role::AttentionNorm, layers);
+        match self.checkpoint.tensor(&tensor) {
+            None => Ok(()),
+            Some(_) => Err(ModelError::ExtraLayer { path: self.checkpoint.path().into(), tensor, layers }),
+        }
+    }
+
+    fn weight_name(&self, role: Role, layer: usize) -> String {
+        format!("{}.weight", self.naming.name(role, layer, 0))
     }
 
     fn tensor(&self, name: String, role: Role) -> Result<&Tensor> {
-        self.checkpoint.tensor(&name).ok_or_else(|| ModelError::MissingTensor {
-            path: self.checkpoint.path().into(),
-            tensor: name,
-            role: role.describe().to_owned(),
-        })
+        self.checkpoint.tensor(&name).ok_or_else(|| self.missing(name, role))
+    }
+
+    fn missing(&self, tensor: String, role: Role) -> ModelError {
+        ModelError::MissingTensor { path: self.checkpoint.path().into(), tensor, role: role.describe().to_owned() }
     }
 
     fn check(&self, tensor: &Tensor, expected: &[usize]) -> Result<()> {
@@ -212,12 +235,25 @@ impl<B: Backend> Loader<'_, B> {
         self.check(tensor, &slice.shape())?;
         let Slice { start, rows, of, cols, expert } = slice;
         let refused = |source| ModelError::Tensor { tensor: tensor.name.clone(), source };
-        let bytes = tensor.bytes();
-        // `check` has compared the shape with the spec and `Checkpoint` the bytes with the shape, so this divides evenly
-        // unless rows are no whole number of blocks, which the backend refuses.
-        let row_bytes = tensor.dtype.bytes_for(cols).unwrap_or(0);
-        let first = (expert.map_or(0, |(e, _)| e) * of + start) * row_bytes;
-        let range = first..(first + rows * row_bytes).min(bytes.len());
-        self.backend.matrix(MatrixData { dtype: tensor.dtype, rows, cols, bytes: bytes.slice(range) }).map_err(refused)
+        let first_row = expert.map_or(0, |(e, _)| e * of) + start;
+        let data = if tensor.dtype == DType::F8E4M3 {
+            MatrixData { dtype: DType::BF16, rows, cols, bytes: self.scaled_bf16(tensor, first_row * cols, rows * cols)? }
+        } else {
+            let bytes = tensor.bytes();
+            // `check` has compared the shape with the spec and `Checkpoint` the bytes with the shape, so this divides evenly
+            // unless rows are no whole number of blocks, which the backend refuses.
+            let row_bytes = tensor.dtype.bytes_for(cols).unwrap_or(0);
+            let first = first_row * row_bytes;
+            let range = first..(first + rows * row_bytes).min(bytes.len());
+            MatrixData { dtype: tensor.dtype, rows, cols, bytes: bytes.slice(range) }
+        };
+        self.backend.matrix(data).map_err(refused)
+    }
+
+    /// Elements of an F8 tensor times their scales, in the 16 bits that such checkpoints are made from.
+    fn scaled_bf16(&self, tensor: &Tensor, first: usize, count: usize) -> Result<Bytes> {
+        let values = self.checkpoint.to_f32(tensor)?;
+        let bf16 = values[first..first + count].iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes());
+        Ok(Bytes::from_vec(bf16.collect()))
     }
 }

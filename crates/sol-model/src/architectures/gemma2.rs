@@ -1,10 +1,11 @@
 //! Gemma 2: four norms a layer, both soft-caps, a window on alternating layers, scaled and tied embeddings.
 
+use serde_json::Value;
 use sol_compute::{Activation, RopePairing};
 use sol_weights::Checkpoint;
 
-use super::phi3::gguf_window;
-use super::{Architecture, Dimensions, Result, gguf_rope_scaling, gguf_tied, hf_rope_scaling};
+use super::scaling::{gguf_rope_scaling, hf_rope_scaling};
+use super::{Architecture, Dimensions, Result, gguf_tied, gguf_window};
 use crate::config::{Config, Gguf, Hf};
 use crate::names::Role;
 use crate::spec::{FeedForward, LayerSpec, NormSpec};
@@ -23,26 +24,33 @@ fn from_hf(c: &Hf<'_>) -> Result<Description> {
     };
     // HF stores w of "1 + w".
     let norm = NormSpec { weight_offset: 1.0, ..NormSpec::rms(d.eps) };
-    let mut layer = layer(&d, norm, activation, c.positive("attn_logit_softcapping")?, c.flag("attention_bias", false)?);
-    if let Some(scalar) = c.positive("query_pre_attn_scalar")? {
-        layer.attention.core.scale = scalar.powf(-0.5);
-    }
+    // The published class has values for keys that are absent; null switches off.
+    let or_default = |key: &str, default: f32| if c.mentions(key) { c.positive(key) } else { Ok(Some(default)) };
+    let mut layer = layer(&d, norm, activation, or_default("attn_logit_softcapping", 50.0)?, c.flag("attention_bias", false)?);
+    layer.attention.core.scale = c.positive("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5);
     let tied = c.flag("tie_word_embeddings", true)?;
     let mut spec = d.decoder("gemma2", hf_rope_scaling(c, &d)?, layer, tied);
-    spec.head.softcap = c.positive("final_logit_softcapping")?;
+    spec.head.softcap = or_default("final_logit_softcapping", 30.0)?;
     spec.embedding_scale = (d.hidden as f32).sqrt();
-    let window = c.optional_size("sliding_window")?;
-    let types = c.get("layer_types").and_then(|t| t.as_array());
-    for (i, layer) in spec.layers.iter_mut().enumerate() {
-        let local = match types.and_then(|t| t.get(i)).and_then(|t| t.as_str()) {
-            Some("sliding_attention") => true,
-            Some("full_attention") => false,
-            Some(other) => return Err(c.bad("layer_types", other, "neither sliding_attention nor full_attention")),
-            None => i % 2 == 0,
-        };
+    let window = if c.mentions("sliding_window") { c.optional_tokens("sliding_window")? } else { Some(4096) };
+    for (layer, local) in spec.layers.iter_mut().zip(local_layers(c, d.layers)?) {
         layer.attention.core.window = window.filter(|_| local);
     }
     Ok(Description { spec, naming: Naming::hf(HF_NAMES), warnings: Vec::new() })
+}
+
+/// Which layers have the window: what `layer_types` says, else every other one from the first on.
+fn local_layers(c: &Hf<'_>, layers: usize) -> Result<Vec<bool>> {
+    let key = "layer_types";
+    let Some(types) = c.get(key) else { return Ok((0..layers).map(|i| i % 2 == 0).collect()) };
+    let list = types.as_array().filter(|list| list.len() == layers);
+    let list = list.ok_or_else(|| c.bad(key, types, format!("not a list of {layers}, one for each layer")))?;
+    let local = |kind: &Value| match kind.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        _ => Err(c.bad(key, kind, "neither sliding_attention nor full_attention")),
+    };
+    list.iter().map(local).collect()
 }
 
 fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {

@@ -3,7 +3,8 @@
 use sol_compute::{Activation, RopePairing};
 use sol_weights::Checkpoint;
 
-use super::{Architecture, Dimensions, Result, gguf_rope_scaling, gguf_tied, hf_rope_scaling};
+use super::scaling::{gguf_rope_scaling, hf_rope_scaling};
+use super::{Architecture, Dimensions, Result, gguf_tied};
 use crate::config::{Config, Gguf, Hf};
 use crate::spec::{FeedForward, NormSpec};
 use crate::{Description, Naming};
@@ -48,7 +49,7 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
 
 /// Llama's keys, which Solar's extend.
 pub(super) fn gguf_llama_like(c: &Gguf<'_>, checkpoint: &Checkpoint, architecture: &'static str) -> Result<Description> {
-    if let Some(experts) = c.optional_size("expert_count").ok().flatten() {
+    if let Some(Ok(experts @ 1..)) = c.integer("expert_count") {
         return Err(c.bad("expert_count", experts, "Mixtral-style experts are not supported"));
     }
     let d = Dimensions::gguf(c, checkpoint, "attention.layer_norm_rms_epsilon", RopePairing::Adjacent)?;

@@ -3,23 +3,30 @@
 use sol_compute::{Activation, RopePairing};
 use sol_weights::Checkpoint;
 
-use super::{Architecture, Dimensions, Result, gguf_rope_scaling, gguf_tied, hf_rope_scaling};
+use super::scaling::{gguf_rope_scaling, hf_rope_scaling};
+use super::{Architecture, Dimensions, Result, gguf_tied, gguf_window};
 use crate::config::{Config, Gguf, Hf};
+use crate::names::Role;
 use crate::spec::{FeedForward, NormSpec};
 use crate::{Description, Naming};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { name: "phi3", class: "Phi3ForCausalLM", from_hf, from_gguf };
 
+/// Gate and up are one tensor, under the name of "up".
+const GGUF_NAMES: &[(Role, &str)] = &[(Role::FusedGateUp, "blk.{L}.ffn_up")];
+
 fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let d = Dimensions::hf(c)?;
-    if let Some(part) = c.optional_float("partial_rotary_factor")?
-        && part != 1.0
-    {
-        return Err(c.bad("partial_rotary_factor", part, "only whole heads can be rotated"));
+    for config in [Some(c), c.object("rope_parameters")?.as_ref()].into_iter().flatten() {
+        if let Some(part) = config.optional_float("partial_rotary_factor")?
+            && part != 1.0
+        {
+            return Err(config.bad("partial_rotary_factor", part, "only whole heads can be rotated"));
+        }
     }
     let activation = c.activation("hidden_act")?.unwrap_or(Activation::Silu);
     let ffn = FeedForward::Dense { ffn: d.ffn, activation, bias: false };
-    let window = c.optional_size("sliding_window")?;
+    let window = c.optional_tokens("sliding_window")?;
     let layer = d.layer(NormSpec::rms(d.eps), d.attention(window, c.flag("attention_bias", false)?), ffn);
     let spec = d.decoder("phi3", hf_rope_scaling(c, &d)?, layer, c.flag("tie_word_embeddings", false)?);
     Ok(Description { spec, naming: Naming::hf(&[]), warnings: Vec::new() })
@@ -30,13 +37,5 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     let ffn = FeedForward::Dense { ffn: d.ffn, activation: Activation::Silu, bias: false };
     let layer = d.layer(NormSpec::rms(d.eps), d.attention(gguf_window(c)?, false), ffn);
     let spec = d.decoder("phi3", gguf_rope_scaling(c, checkpoint, &d)?, layer, gguf_tied(checkpoint));
-    Ok(Description { spec, naming: Naming::gguf(&[]), warnings: Vec::new() })
-}
-
-/// GGUF writes 0 for "none".
-pub(super) fn gguf_window(c: &Gguf<'_>) -> Result<Option<usize>> {
-    match c.integer("attention.sliding_window") {
-        Some(Ok(0)) => Ok(None),
-        _ => c.optional_size("attention.sliding_window"),
-    }
+    Ok(Description { spec, naming: Naming::gguf(GGUF_NAMES), warnings: Vec::new() })
 }

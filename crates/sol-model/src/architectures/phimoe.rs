@@ -3,8 +3,8 @@
 use sol_compute::{Activation, RopePairing, Routing};
 use sol_weights::Checkpoint;
 
-use super::phi3::gguf_window;
-use super::{Architecture, Dimensions, Result, gguf_rope_scaling, hf_rope_scaling};
+use super::scaling::{gguf_rope_scaling, hf_rope_scaling};
+use super::{Architecture, Dimensions, Result, gguf_tied, gguf_window};
 use crate::config::{Config, Gguf, Hf};
 use crate::spec::{DecoderSpec, FeedForward, NormSpec, RopeScaling};
 use crate::{Description, Naming};
@@ -20,12 +20,12 @@ fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let d = Dimensions::hf(c)?;
     let experts = FeedForward::Experts {
         ffn: d.ffn,
-        experts: c.size("num_local_experts")?,
+        experts: c.experts("num_local_experts")?,
         used: used(c, "num_experts_per_tok")?,
         activation: c.activation("hidden_act")?.unwrap_or(Activation::Silu),
         routing: Routing::SparseMixer { jitter: c.optional_float("router_jitter_noise")?.unwrap_or(PUBLISHED_JITTER) },
     };
-    let window = c.optional_size("sliding_window")?;
+    let window = c.optional_tokens("sliding_window")?;
     let attention = d.attention(window, c.flag("attention_bias", false)?);
     let layer = d.layer(NormSpec::layer(d.eps), attention, experts);
     let tied = c.flag("tie_word_embeddings", false)?;
@@ -41,7 +41,7 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     let d = Dimensions::gguf(c, checkpoint, key, RopePairing::Halves)?;
     let experts = FeedForward::Experts {
         ffn: d.ffn,
-        experts: c.size("expert_count")?,
+        experts: c.experts("expert_count")?,
         used: used(c, "expert_used_count")?,
         activation: Activation::Silu,
         routing: Routing::SparseMixer { jitter: PUBLISHED_JITTER },
@@ -49,7 +49,7 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     let biased = |name: &str| checkpoint.tensor(name).is_some();
     let attention = d.attention(gguf_window(c)?, biased("blk.0.attn_q.bias"));
     let layer = d.layer(NormSpec::layer(d.eps), attention, experts);
-    let mut spec = d.decoder("phimoe", gguf_rope_scaling(c, checkpoint, &d)?, layer, super::gguf_tied(checkpoint));
+    let mut spec = d.decoder("phimoe", gguf_rope_scaling(c, checkpoint, &d)?, layer, gguf_tied(checkpoint));
     spec.head.bias = biased("output.bias");
     restore_mscale(&mut spec);
     Ok(Description { spec, naming: Naming::gguf(&[]), warnings: Vec::new() })
@@ -66,7 +66,7 @@ fn restore_mscale(spec: &mut DecoderSpec) {
 
 /// Sparsemixer picks exactly two.
 fn used(c: &impl Config, key: &str) -> Result<usize> {
-    match c.size(key)? {
+    match c.experts(key)? {
         2 => Ok(2),
         n => Err(c.bad(key, n, "sparsemixer routing uses exactly 2 experts")),
     }

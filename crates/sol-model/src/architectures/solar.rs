@@ -4,7 +4,7 @@
 use sol_weights::Checkpoint;
 
 use super::llama::{gguf_llama_like, hf_llama_like};
-use super::{Architecture, Result};
+use super::{Architecture, Result, gguf_window};
 use crate::Description;
 use crate::config::{Config, Gguf, Hf};
 use crate::error::ModelError;
@@ -41,7 +41,7 @@ fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let tv = c.floats("bskcn_tv")?.ok_or_else(|| c.missing("bskcn_tv"))?;
     spec.skip_blend = *tv.get(1).ok_or_else(|| c.bad("bskcn_tv", format!("{tv:?}"), "needs two numbers"))?;
     // The published class's default; null switches it off.
-    let window = if c.json.get("sliding_window").is_none() { Some(2047) } else { c.optional_size("sliding_window")? };
+    let window = if c.mentions("sliding_window") { c.optional_tokens("sliding_window")? } else { Some(2047) };
     for layer in &mut spec.layers {
         layer.attention.core.window = window;
     }
@@ -54,7 +54,7 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     for list in 0..4 {
         let key = format!("attention.block_skip_connection.{list}");
         let Some(value) = c.meta.get(&c.full_key(&key)) else { continue };
-        let bad = || c.bad(&key, format!("{value:?}"), format!("not one number for each of {} layers", spec.layers.len()));
+        let bad = || c.bad(&key, value, format!("not one number for each of {} layers", spec.layers.len()));
         // One number for all layers, or one for each.
         let flags = match c.meta.i32s(&c.full_key(&key)) {
             Some(flags) => flags.to_vec(),
@@ -88,7 +88,7 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
         );
     }
     // Ollama's converter never wrote the window; a file that has it means it.
-    let window = c.optional_size("attention.sliding_window")?;
+    let window = gguf_window(c)?;
     for layer in &mut description.spec.layers {
         layer.attention.core.window = window;
     }
