@@ -165,8 +165,8 @@ impl Progress for Bars {
             return;
         }
         let style = match total {
-            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
-            None => "{msg} {spinner} {bytes}, {bytes_per_sec}",
+            Some(_) => "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",
+            None => "{msg} {spinner} {decimal_bytes}, {decimal_bytes_per_sec}",
         };
         let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
         bar.set_style(ProgressStyle::with_template(style).expect("a valid template").progress_chars("=> "));
