@@ -108,6 +108,7 @@ impl Chat<'_> {
         print("")?;
         answer::remarks(&answer, &generation, &self.model, self.output);
         if answer::interrupted_early(&answer) {
+            note(self.output, "(the conversation is as it was before)");
             return Ok(false);
         }
         self.messages.push(Message::assistant(answer.text));
