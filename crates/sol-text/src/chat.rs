@@ -14,23 +14,17 @@ use crate::{Error, Result};
 impl ChatTemplate {
     /// The ids of a conversation. As in transformers, the template alone decides about `<s>`.
     pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
-        let mut forged = false;
-        let starts: Vec<Vec<usize>> = messages
-            .iter()
-            .map(|message| {
-                let starts = tokenizer.special_starts(&message.content);
-                forged |= !starts.is_empty();
-                starts
-            })
-            .collect();
-        if !forged {
+        let names = |text: &str| tokenizer.special_starts(text);
+        if messages.iter().all(|m| names(&m.role).is_empty() && names(&m.content).is_empty()) {
             return tokenizer.encode_guarded(&self.render(messages, options)?, None);
         }
         let guard = unused_character(messages)?;
         let guarded: Vec<Message> = messages
             .iter()
-            .zip(&starts)
-            .map(|(message, starts)| Message { role: message.role.clone(), content: break_up(&message.content, starts, guard) })
+            .map(|message| Message {
+                role: break_up(&message.role, &names(&message.role), guard),
+                content: break_up(&message.content, &names(&message.content), guard),
+            })
             .collect();
         tokenizer.encode_guarded(&self.render(&guarded, options)?, Some(guard))
     }
@@ -39,7 +33,7 @@ impl ChatTemplate {
 /// One of the 32 code points that Unicode keeps free of characters for such uses.
 fn unused_character(messages: &[Message]) -> Result<char> {
     ('\u{fdd0}'..='\u{fdef}')
-        .find(|&c| !messages.iter().any(|message| message.content.contains(c)))
+        .find(|&c| !messages.iter().any(|m| m.role.contains(c) || m.content.contains(c)))
         .ok_or_else(|| Error::Encode("a message contains all of Unicode's noncharacters U+FDD0 to U+FDEF; remove them".into()))
 }
 

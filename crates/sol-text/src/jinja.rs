@@ -65,6 +65,8 @@ pub(crate) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     env.add_filter("string", string);
     env.add_function("raise_exception", raise_exception);
     env.add_filter("tojson", to_json);
+    // In Python nothing can be done with None, in this engine it is an empty list.
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_template_owned(NAME, without_generation_blocks(source).into_owned())?;
     Ok(env)
 }

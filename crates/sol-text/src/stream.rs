@@ -82,3 +82,65 @@ impl TokenStream {
 fn may_continue(bytes: &[u8]) -> bool {
     matches!(std::str::from_utf8(bytes), Err(e) if e.valid_up_to() == 0 && e.error_len().is_none())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocab::{Alphabet, Kind};
+
+    /// Ids 0 to 255 are bytes, the rest these entries.
+    fn stream(entries: &[(&str, Kind)], leading_spaces: usize) -> TokenStream {
+        let mut vocabulary = Vocabulary::new(Alphabet::SpaceMarks, leading_spaces);
+        for byte in 0..=255 {
+            vocabulary.insert(u32::from(byte), format!("<0x{byte:02X}>"), Kind::Byte(byte));
+        }
+        for ((entry, kind), id) in entries.iter().zip(256..) {
+            vocabulary.insert(id, *entry, *kind);
+        }
+        TokenStream::new(Arc::new(vocabulary), true)
+    }
+
+    fn push_all(stream: &mut TokenStream, bytes: &[u8]) -> Vec<String> {
+        bytes.iter().map(|&byte| stream.push(byte.into())).collect()
+    }
+
+    #[test]
+    fn a_character_comes_whole() {
+        let mut s = stream(&[], 0);
+        assert_eq!(push_all(&mut s, "é🙂".as_bytes()), ["", "é", "", "", "", "🙂"]);
+        assert_eq!(s.finish(), "");
+    }
+
+    #[test]
+    fn what_can_not_become_a_character_is_replaced_as_soon_as_that_is_known() {
+        let mut s = stream(&[], 0);
+        // The second byte of the character never comes; a lone continuation byte is none at all.
+        assert_eq!(push_all(&mut s, b"\xF0\x9Fa\x80b"), ["", "", "\u{fffd}a", "\u{fffd}", "b"]);
+        assert_eq!(push_all(&mut s, b"\xE6\xBC"), ["", ""]);
+        assert_eq!(s.finish(), "\u{fffd}");
+        assert_eq!(s.finish(), "");
+    }
+
+    #[test]
+    fn special_tokens_between_the_bytes_of_a_character_do_not_matter_when_skipped() {
+        let mut s = stream(&[("<s>", Kind::Special)], 0);
+        assert_eq!([0xC3, 256, 0xA9].map(|id| s.push(id)), ["", "", "é"]);
+    }
+
+    #[test]
+    fn the_first_space_is_dropped_only_at_the_beginning_of_a_text() {
+        let entries = [("▁Hello", Kind::Text), ("▁", Kind::Text), ("<s>", Kind::Special)];
+        assert_eq!([258, 256, 256].map(|id| stream(&entries, 1).push(id)), ["", "Hello", "Hello"]);
+        let mut s = stream(&entries, 1);
+        assert_eq!([258, 256, 256].map(|id| s.push(id)), ["", "Hello", " Hello"]);
+        let mut s = stream(&entries, 1);
+        assert_eq!([257, 257, 256].map(|id| s.push(id)), ["", " ", " Hello"]);
+        let mut s = stream(&entries, 1).continuing();
+        assert_eq!([256, 256].map(|id| s.push(id)), [" Hello", " Hello"]);
+    }
+
+    #[test]
+    fn ids_outside_the_vocabulary_have_no_text() {
+        assert_eq!(stream(&[], 1).push(u32::MAX), "");
+    }
+}

@@ -1,5 +1,7 @@
 //! Templates and vocabularies that nobody means well with: an error, in bounded time and memory.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -182,6 +184,96 @@ fn vocab() -> impl Strategy<Value = GgufVocab> {
             ..GgufVocab::default()
         }
     })
+}
+
+/// Loads a directory with this one file.
+fn load(file: &str, content: &[u8]) -> Result<Tokenizer, Error> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(file), content).unwrap();
+    Tokenizer::from_dir(dir.path())
+}
+
+fn fixture(path: &str) -> Vec<u8> {
+    fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)).unwrap()
+}
+
+#[test]
+fn errors_say_what_and_where() {
+    let json = |model: &str, rest: &str| format!(r#"{{"model": {model}{rest}}}"#).into_bytes();
+    let bpe = |vocab: &str, merges: &str| format!(r#"{{"type": "BPE", "vocab": {vocab}, "merges": {merges}}}"#);
+    for (content, words) in [
+        (b"".to_vec(), &["tokenizer.json", "not valid"][..]),
+        (b"{}".to_vec(), &["tokenizer.json", "missing field"]),
+        (b"\xff".to_vec(), &["tokenizer.json", "UTF-8"]),
+        (json(r#"{"type": "Nonsense"}"#, ""), &["tokenizer.json, model"]),
+        (json(&bpe(r#"{"a": 0, "b": 1}"#, r#"["a b"]"#), ""), &["\"a\" and \"b\"", "not in the vocabulary"]),
+        (json(&bpe(r#"{"a": 0}"#, r#"["a b c"]"#), ""), &["a merge"]),
+        (json(&bpe(r#"{"a": 4000000000}"#, "[]"), ""), &["id 4000000000 in a vocabulary of 1"]),
+        (json(&bpe(r#"{"a": -1}"#, "[]"), ""), &["model"]),
+        (json(&bpe(r#"{"a": 0}"#, "[]"), r#", "added_tokens": [{"id": 4294967295, "content": "x"}]"#), &["id 4294967295"]),
+        (
+            json(&bpe(r#"{"a": 0}"#, "[]"), r#", "added_tokens": [{"id": 1, "content": "x"}, {"id": 1, "content": "y"}]"#),
+            &["\"x\" and \"y\" share the id 1"],
+        ),
+        (json(&bpe(r#"{"a": 0}"#, "[]"), r#", "decoder": {"type": "CTC"}"#), &["CTC", "not supported"]),
+    ] {
+        let error = load("tokenizer.json", &content).unwrap_err().to_string();
+        for word in words {
+            assert!(error.contains(word), "{error:?} should say {word:?}");
+        }
+    }
+    let error = Tokenizer::from_dir(tempfile::tempdir().unwrap().path()).unwrap_err();
+    assert!(matches!(error, Error::NoTokenizer { .. }));
+    assert!(load("tokenizer.model", b"nonsense").unwrap_err().to_string().contains("sentencepiece"));
+    assert!(load("tokenizer.model", b"").unwrap_err().to_string().contains("no pieces"));
+    let gguf = GgufVocab { model: "bert".into(), tokens: vec!["a".into()], ..GgufVocab::default() };
+    assert!(Tokenizer::from_gguf(gguf).unwrap_err().to_string().contains("\"bert\""));
+    let gguf = GgufVocab {
+        model: "gpt2".into(),
+        pre: Some("tekken".into()),
+        tokens: vec!["a".into()],
+        merges: Some(vec![]),
+        ..GgufVocab::default()
+    };
+    assert!(Tokenizer::from_gguf(gguf).unwrap_err().to_string().contains("tokenizer.ggml.pre \"tekken\""));
+}
+
+#[test]
+fn a_vocabulary_without_a_pre_tokenizer_loads_with_a_note() {
+    let gguf = GgufVocab { model: "gpt2".into(), tokens: vec!["a".into()], merges: Some(vec![]), ..GgufVocab::default() };
+    let tokenizer = Tokenizer::from_gguf(gguf).unwrap();
+    assert!(tokenizer.notes()[0].contains("GPT-2"), "{:?}", tokenizer.notes());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_damage_to_a_file_is_an_error_or_another_tokenizer(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        text in "[a-z <|>s]{0,20}",
+    ) {
+        for (path, file) in [
+            ("spm-llama/tokenizer.model", "tokenizer.model"),
+            ("spm-phi3/tokenizer.json", "tokenizer.json"),
+            ("bpe-qwen2/tokenizer.json", "tokenizer.json"),
+        ] {
+            let mut content = fixture(path);
+            for (at, byte) in &damage {
+                let at = at.index(content.len());
+                content[at] = *byte;
+            }
+            if let Some(cut) = cut {
+                content.truncate(cut.index(content.len()));
+            }
+            if let Ok(tokenizer) = load(file, &content)
+                && let Ok(ids) = tokenizer.encode(&text, Encode { add_bos: true, parse_special: true })
+            {
+                tokenizer.decode(&ids, false);
+            }
+        }
+    }
 }
 
 proptest! {

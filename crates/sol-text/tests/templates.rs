@@ -1,7 +1,7 @@
 //! Prompts equal to transformers' `apply_chat_template` for the templates of the six models.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sol_text::{ChatTemplate, DateTime, Error, Message, RenderOptions};
@@ -12,11 +12,15 @@ struct Case {
     messages: Vec<Message>,
     add_generation_prompt: bool,
     prompt: Option<String>,
+    /// The template's own words against the conversation; neither this nor a prompt where Python failed.
     refusal: Option<String>,
 }
 
 fn load(name: &str) -> (ChatTemplate, Vec<Case>) {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/templates");
+    load_from(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/templates"), name)
+}
+
+fn load_from(dir: &Path, name: &str) -> (ChatTemplate, Vec<Case>) {
     let source = fs::read_to_string(dir.join(format!("{name}.jinja"))).unwrap();
     let cases = fs::read_to_string(dir.join(format!("{name}.json"))).unwrap();
     (ChatTemplate::new(&source).unwrap(), serde_json::from_str(&cases).unwrap())
@@ -35,7 +39,12 @@ fn options(case: &Case) -> RenderOptions {
 fn check(name: &str, supports_system: bool) {
     let (template, cases) = load(name);
     assert_eq!(template.supports_system(), supports_system, "{name}");
-    for case in &cases {
+    compare(name, &template, &cases);
+}
+
+fn compare(name: &str, template: &ChatTemplate, cases: &[Case]) {
+    let supports_system = template.supports_system();
+    for case in cases {
         let where_ = format!("{name}, {}, add_generation_prompt {}", case.conversation, case.add_generation_prompt);
         let found = template.render(&case.messages, &options(case));
         if !supports_system && case.messages.iter().any(|m| m.role == "system") {
@@ -45,6 +54,7 @@ fn check(name: &str, supports_system: bool) {
         match (&case.prompt, &case.refusal, found) {
             (Some(prompt), _, Ok(found)) => assert_eq!(&found, prompt, "{where_}"),
             (_, Some(refusal), Err(Error::TemplateRefused(found))) => assert_eq!(&found, refusal, "{where_}"),
+            (None, None, _) => {}
             (_, _, found) => panic!("{where_}: {found:?}, expected {:?} {:?}", case.prompt, case.refusal),
         }
     }
@@ -62,6 +72,30 @@ fn templates_without_system_prompt() {
     for name in ["phi3-medium", "gemma2"] {
         check(name, false);
     }
+}
+
+#[test]
+fn published_templates() {
+    let Some(root) = std::env::var_os("SOLARIUM_TOKENIZERS").map(PathBuf::from) else {
+        eprintln!("skipped: SOLARIUM_TOKENIZERS names no folder made by xtools/check_text.py");
+        return;
+    };
+    let mut failed = Vec::new();
+    for entry in root.join("templates").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "jinja") {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let compared = std::panic::catch_unwind(|| {
+                let (template, cases) = load_from(&root.join("templates"), name);
+                compare(name, &template, &cases);
+            });
+            match compared {
+                Ok(()) => eprintln!("{name}: equal"),
+                Err(_) => failed.push(name.to_owned()),
+            }
+        }
+    }
+    assert!(failed.is_empty(), "different: {failed:?}");
 }
 
 #[test]
