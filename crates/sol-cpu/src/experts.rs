@@ -17,8 +17,10 @@ pub(crate) struct Choice {
 pub(crate) fn sparse_mixer(scores: &[f32], jitter: f32) -> Choice {
     let pick = |taken: Option<usize>| {
         let open = || scores.iter().enumerate().filter(move |(i, _)| Some(*i) != taken);
-        // The first of equals, as argmax picks it; NaN never wins, and the result is then NaN through the products.
-        let (best, max) = open().fold((0, f32::NEG_INFINITY), |best, (i, s)| if *s > best.1 { (i, *s) } else { best });
+        // The first of equals, as argmax picks it. NaN never wins, so that where all are NaN two experts are still two; the
+        // result is then NaN through the products.
+        let first = usize::from(taken == Some(0));
+        let (best, max) = open().fold((first, f32::NEG_INFINITY), |best, (i, s)| if *s > best.1 { (i, *s) } else { best });
         let kept = open().filter(|(_, s)| (max - **s) / s.abs().max(max) <= 2.0 * jitter);
         let sum: f32 = kept.map(|(_, s)| (s - max).exp()).sum();
         (best, 1.0 / sum)
@@ -125,7 +127,8 @@ mod tests {
     }
 
     #[test]
-    fn nan_scores_do_not_panic() {
-        sparse_mixer(&[f32::NAN, f32::NAN, f32::NAN], 0.01);
+    fn nan_scores_still_choose_two_experts() {
+        assert_eq!(sparse_mixer(&[f32::NAN, f32::NAN, f32::NAN], 0.01).expert, [0, 1]);
+        assert_eq!(sparse_mixer(&[f32::NEG_INFINITY; 2], 0.01).expert, [0, 1]);
     }
 }

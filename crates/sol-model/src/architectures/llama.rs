@@ -4,7 +4,7 @@ use sol_compute::{Activation, RopePairing};
 use sol_weights::Checkpoint;
 
 use super::scaling::{gguf_rope_scaling, hf_rope_scaling};
-use super::{Architecture, Dimensions, Result, gguf_tied};
+use super::{Architecture, Dimensions, Result, gguf_biased, gguf_qkv_biased, gguf_tied};
 use crate::config::{Config, Gguf, Hf};
 use crate::spec::{FeedForward, NormSpec};
 use crate::{Description, Naming};
@@ -53,10 +53,10 @@ pub(super) fn gguf_llama_like(c: &Gguf<'_>, checkpoint: &Checkpoint, architectur
         return Err(c.bad("expert_count", experts, "Mixtral-style experts are not supported"));
     }
     let d = Dimensions::gguf(c, checkpoint, "attention.layer_norm_rms_epsilon", RopePairing::Adjacent)?;
-    let biased = |name: &str| checkpoint.tensor(name).is_some();
-    let mut attention = d.attention(None, biased("blk.0.attn_q.bias"));
-    attention.output_bias = biased("blk.0.attn_output.bias");
-    let ffn = FeedForward::Dense { ffn: d.ffn, activation: Activation::Silu, bias: biased("blk.0.ffn_gate.bias") };
+    let mut attention = d.attention(None, gguf_qkv_biased(checkpoint));
+    attention.output_bias = gguf_biased(checkpoint, "attn_output");
+    let bias = ["ffn_gate", "ffn_up", "ffn_down"].iter().any(|name| gguf_biased(checkpoint, name));
+    let ffn = FeedForward::Dense { ffn: d.ffn, activation: Activation::Silu, bias };
     let layer = d.layer(NormSpec::rms(d.eps), attention, ffn);
     let spec = d.decoder(architecture, gguf_rope_scaling(c, checkpoint, &d)?, layer, gguf_tied(checkpoint));
     Ok(Description { spec, naming: Naming::gguf(&[]), warnings: Vec::new() })

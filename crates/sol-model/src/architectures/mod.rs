@@ -212,3 +212,13 @@ fn gguf_window(c: &Gguf<'_>) -> Result<Option<usize>> {
         _ => c.optional_tokens("attention.sliding_window"),
     }
 }
+
+/// Whether any layer has a bias of this name: one that was lost is then missed.
+fn gguf_biased(checkpoint: &Checkpoint, projection: &str) -> bool {
+    let ending = format!(".{projection}.bias");
+    checkpoint.tensors().any(|t| t.name.starts_with("blk.") && t.name.ends_with(&ending))
+}
+
+fn gguf_qkv_biased(checkpoint: &Checkpoint) -> bool {
+    ["attn_q", "attn_k", "attn_v", "attn_qkv"].iter().any(|name| gguf_biased(checkpoint, name))
+}

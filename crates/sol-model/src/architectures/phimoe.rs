@@ -4,7 +4,7 @@ use sol_compute::{Activation, RopePairing, Routing};
 use sol_weights::Checkpoint;
 
 use super::scaling::{gguf_rope_scaling, hf_rope_scaling};
-use super::{Architecture, Dimensions, Result, gguf_tied, gguf_window};
+use super::{Architecture, Dimensions, Result, gguf_biased, gguf_qkv_biased, gguf_tied, gguf_window};
 use crate::config::{Config, Gguf, Hf};
 use crate::spec::{DecoderSpec, FeedForward, NormSpec, RopeScaling};
 use crate::{Description, Naming};
@@ -18,16 +18,16 @@ const PUBLISHED_JITTER: f32 = 0.01;
 
 fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let d = Dimensions::hf(c)?;
-    let experts = FeedForward::Experts {
+    let ffn = FeedForward::Experts {
         ffn: d.ffn,
-        experts: c.experts("num_local_experts")?,
+        experts: experts(c, "num_local_experts")?,
         used: used(c, "num_experts_per_tok")?,
         activation: c.activation("hidden_act")?.unwrap_or(Activation::Silu),
-        routing: Routing::SparseMixer { jitter: c.optional_float("router_jitter_noise")?.unwrap_or(PUBLISHED_JITTER) },
+        routing: Routing::SparseMixer { jitter: jitter(c)? },
     };
     let window = c.optional_tokens("sliding_window")?;
     let attention = d.attention(window, c.flag("attention_bias", false)?);
-    let layer = d.layer(NormSpec::layer(d.eps), attention, experts);
+    let layer = d.layer(NormSpec::layer(d.eps), attention, ffn);
     let tied = c.flag("tie_word_embeddings", false)?;
     let mut spec = d.decoder("phimoe", hf_rope_scaling(c, &d)?, layer, tied);
     spec.head.bias = c.flag("lm_head_bias", false)?;
@@ -39,18 +39,18 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     let key =
         if c.has("attention.layer_norm_epsilon") { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
     let d = Dimensions::gguf(c, checkpoint, key, RopePairing::Halves)?;
-    let experts = FeedForward::Experts {
+    let ffn = FeedForward::Experts {
         ffn: d.ffn,
-        experts: c.experts("expert_count")?,
+        experts: experts(c, "expert_count")?,
         used: used(c, "expert_used_count")?,
         activation: Activation::Silu,
         routing: Routing::SparseMixer { jitter: PUBLISHED_JITTER },
     };
-    let biased = |name: &str| checkpoint.tensor(name).is_some();
-    let attention = d.attention(gguf_window(c)?, biased("blk.0.attn_q.bias"));
-    let layer = d.layer(NormSpec::layer(d.eps), attention, experts);
+    let mut attention = d.attention(gguf_window(c)?, gguf_qkv_biased(checkpoint));
+    attention.output_bias = gguf_biased(checkpoint, "attn_output");
+    let layer = d.layer(NormSpec::layer(d.eps), attention, ffn);
     let mut spec = d.decoder("phimoe", gguf_rope_scaling(c, checkpoint, &d)?, layer, gguf_tied(checkpoint));
-    spec.head.bias = biased("output.bias");
+    spec.head.bias = checkpoint.tensor("output.bias").is_some();
     restore_mscale(&mut spec);
     Ok(Description { spec, naming: Naming::gguf(&[]), warnings: Vec::new() })
 }
@@ -61,6 +61,21 @@ fn restore_mscale(spec: &mut DecoderSpec) {
         && spec.context == 131_072
     {
         (*short_mscale, *long_mscale) = (PUBLISHED_MSCALE, PUBLISHED_MSCALE);
+    }
+}
+
+fn jitter(c: &Hf<'_>) -> Result<f32> {
+    let key = "router_jitter_noise";
+    match c.optional_float(key)? {
+        Some(noise) if noise < 0.0 => Err(c.bad(key, noise, "must be 0 or above")),
+        noise => Ok(noise.unwrap_or(PUBLISHED_JITTER)),
+    }
+}
+
+fn experts(c: &impl Config, key: &str) -> Result<usize> {
+    match c.experts(key)? {
+        1 => Err(c.bad(key, 1, "sparsemixer routing chooses 2 of them")),
+        n => Ok(n),
     }
 }
 
