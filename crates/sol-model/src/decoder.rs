@@ -94,6 +94,11 @@ impl<B: Backend> Model<B> {
         &self.spec
     }
 
+    /// Where it came from.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
     /// What runs it.
     pub fn backend(&self) -> &B {
         &self.backend

@@ -39,12 +39,19 @@ pub struct Memory {
     pub kv: u64,
     /// Activations.
     pub work: u64,
+    /// The program and the tokenizer, estimated.
+    pub program: u64,
 }
+
+/// The program itself, and an entry of the vocabulary in the tables of a tokenizer (its text, its merge, both indices), as
+/// measured with the vocabularies that llama.cpp ships: 530 to 830 bytes.
+const PROGRAM_BYTES: u64 = 8 << 20;
+const TOKEN_BYTES: u64 = 700;
 
 impl Memory {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.kv).saturating_add(self.work)
+        [self.kv, self.work, self.program].into_iter().fold(self.weights, u64::saturating_add)
     }
 }
 
@@ -127,7 +134,8 @@ pub fn needed(spec: &DecoderSpec, weights: u64, context: usize, sequences: usize
     let blocks = (context.div_ceil(BLOCK_LEN) as u64).saturating_mul(sequences as u64);
     let kv = kv_bytes_per_token(spec, dtype).saturating_mul(BLOCK_LEN as u64).saturating_mul(blocks);
     let rows = prefill_rows(spec).min(context.max(1));
-    Memory { weights, kv, work: work_bytes(spec, rows, sequences) }
+    let program = PROGRAM_BYTES + TOKEN_BYTES * spec.vocab as u64;
+    Memory { weights, kv, work: work_bytes(spec, rows, sequences), program }
 }
 
 /// Bytes of activations for passes of `rows` rows of which `outputs` give logits: the buffers of the decoder and those that a

@@ -9,7 +9,6 @@ use sol_compute::Backend;
 use sol_cpu::Cpu;
 use sol_engine::{Engine, Error, Interrupt, LanguageModel, Sequence};
 use sol_model::memory;
-use sol_weights::Checkpoint;
 
 use crate::common::{INTERRUPTED, Output, RunOptions, bytes, count, interrupt, print};
 
@@ -75,9 +74,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     };
     let mut options = args.run.options();
     options.context = options.context.or(Some(needed));
-    let path = args.run.model.resolve(output)?;
-    let checkpoint = Checkpoint::open(&path)?;
-    let mut model = match crate::common::open(&path, options, output) {
+    let mut model = match args.run.open(options, output) {
         Err(error) => match error.downcast_ref() {
             Some(Error::ContextTooLong { context, .. }) if args.run.ctx.is_none() => {
                 bail!("the longest test needs {needed} tokens, but the model's context is {context}; lower -p, -n or -d")
@@ -91,7 +88,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     }
 
     let stop = interrupt()?;
-    let about = About::new(&mut model, &checkpoint);
+    let about = About::new(&mut model);
     let mut entries = Vec::new();
     if !output.json {
         print(&about.table_head())?;
@@ -229,10 +226,11 @@ struct About {
 }
 
 impl About {
-    fn new(model: &mut LanguageModel, checkpoint: &Checkpoint) -> Self {
+    fn new(model: &mut LanguageModel) -> Self {
         let parameters = memory::parameters(model.spec());
-        let kind = memory::weights_by_type(checkpoint).first().map_or(String::new(), |most| format!(" {}", most.dtype));
         let engine = model.engine();
+        let checkpoint = engine.model().checkpoint();
+        let kind = memory::weights_by_type(checkpoint).first().map_or(String::new(), |most| format!(" {}", most.dtype));
         Self {
             path: checkpoint.path().display().to_string(),
             model: format!("{} {}{kind}", engine.model().spec().architecture, count(parameters)),

@@ -269,7 +269,8 @@ impl Report<'_> {
         out.row("weights", &bytes(needs.memory.weights));
         let each = format!("a token takes {} in f16, {} in f32", grouped(f16), grouped(f32));
         out.row("KV cache", &format!("{} in {} ({each})", bytes(needs.memory.kv), needs.kv_name()));
-        out.row("work", &bytes(needs.memory.work));
+        out.row("work", &format!("{} (activations)", bytes(needs.memory.work)));
+        out.row("program", &format!("{} (with its tokenizer, about)", bytes(needs.memory.program)));
         out.row("in all", &bytes(needs.memory.total()));
 
         let Some(fit) = &needs.fit else { return };
@@ -277,10 +278,10 @@ impl Report<'_> {
         let verdict = |memory: &Memory, fits: bool| {
             let word = if fits { "yes" } else { "no" };
             format!(
-                "{word:<3}  {:>8} = {:>8} of weights + {} of cache and work",
+                "{word:<3}  {:>8} = {:>8} of weights + {} of cache and rest",
                 bytes(memory.total()),
                 bytes(memory.weights),
-                bytes(memory.kv.saturating_add(memory.work))
+                bytes(memory.total() - memory.weights)
             )
         };
         out.row("as it is", &verdict(&needs.memory, needs.fits_as_it_is(fit)));
@@ -342,7 +343,7 @@ impl Report<'_> {
 }
 
 fn memory_json(memory: &Memory) -> Value {
-    json!({ "weights": memory.weights, "kv_cache": memory.kv, "work": memory.work, "total": memory.total() })
+    json!({ "weights": memory.weights, "kv_cache": memory.kv, "work": memory.work, "program": memory.program, "total": memory.total() })
 }
 
 fn fit_json(needs: &Needs, fit: &Fit) -> Value {
