@@ -110,15 +110,15 @@ pub(crate) trait Config {
         let [heads_key, kv_key, dim_key] = keys;
         let heads = self.width(heads_key)?;
         let kv_heads = self.optional_count(kv_key, MAX_WIDTH)?.unwrap_or(heads);
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             return Err(self.bad(kv_key, kv_heads, format!("does not divide the {heads} heads")));
         }
         let head_dim = match self.optional_count(dim_key, MAX_WIDTH)? {
             Some(d) => d,
-            None if hidden % heads == 0 => hidden / heads,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
             None => return Err(self.bad(heads_key, heads, format!("does not divide the hidden size {hidden}"))),
         };
-        if head_dim % 2 != 0 {
+        if !head_dim.is_multiple_of(2) {
             return Err(self.bad(dim_key, head_dim, "rotary embedding needs an even head size"));
         }
         if (heads * head_dim) as u64 > MAX_WIDTH {

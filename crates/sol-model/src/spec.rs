@@ -207,9 +207,11 @@ impl DecoderSpec {
         let mut links = Vec::new();
         let mut saved = [None, None];
         for (i, layer) in self.layers.iter().enumerate() {
-            for slot in 0..2 {
-                saved[slot] = if layer.skips.save[slot] { Some(i) } else { saved[slot] };
-                let from = saved[slot].filter(|_| layer.skips.blend[slot]);
+            for (slot, saved) in saved.iter_mut().enumerate() {
+                if layer.skips.save[slot] {
+                    *saved = Some(i);
+                }
+                let from = saved.filter(|_| layer.skips.blend[slot]);
                 links.extend(from.map(|from| (from, i, slot)));
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sol_compute::{Batch, KvType};
 use sol_cpu::Cpu;
-use sol_model::{LoadOptions, Model, ModelError, describe, memory};
+use sol_model::{Description, LoadOptions, Model, ModelError, describe, memory};
 use sol_weights::{Checkpoint, DType, Metadata, gguf};
 use tempfile::TempDir;
 
@@ -43,7 +43,7 @@ impl Stored {
 }
 
 fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sol-model/tests/data").join(path)
 }
 
 /// What the two formats have in common.
@@ -60,6 +60,11 @@ pub(crate) trait Spoilt {
     fn drop_tensor(&mut self, name: &str) {
         self.tensor(name);
         self.tensors().retain(|t| t.name != name);
+    }
+
+    fn describe(&self) -> Result<Description, ModelError> {
+        let dir = tempfile::tempdir().unwrap();
+        describe(&Checkpoint::open(&self.write(dir.path()))?)
     }
 
     /// Opens, describes and loads, and where that succeeds computes the sizes and one pass.
@@ -235,6 +240,7 @@ fn type_number(dtype: DType) -> u32 {
         DType::F16 => 1,
         DType::Q4_0 => 2,
         DType::Q8_0 => 8,
+        DType::BF16 => 30,
         DType::Other(n) => n,
         other => panic!("the writer of the tests knows no {other}"),
     }
