@@ -326,3 +326,16 @@ fn ctrl_c_stops_with_130_and_keeps_what_was_shown() {
     assert_eq!(run.code, Some(130), "{}", run.stderr);
     assert!(rest.ends_with(b"\n") && run.stderr.contains("interrupted"), "{}", run.stderr);
 }
+
+#[test]
+fn a_pipe_that_stays_silent_is_no_trap() {
+    let machine = Machine::new();
+    let model = fixture("chat-tiny");
+    let mut command = machine.sol(&["run", "-m", &model, PROMPT]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let held_open = child.stdin.take();
+    let run = outcome(child.wait_with_output().unwrap());
+    drop(held_open);
+    assert!(run.stderr.contains("nothing came on stdin"), "{}", run.stderr);
+    assert_eq!(run.ok(), format!("{ANSWER}\n"));
+}

@@ -1,7 +1,7 @@
 //! Where the text of a single prompt comes from: the argument, stdin, or both.
 
 use std::ffi::OsStr;
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead, IsTerminal, Read};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::common::{Output, note};
 /// More than any context holds; an endless pipe must not fill the memory.
 const LONGEST: u64 = 64 << 20;
 
-/// After how long one wonders whether the pipe was meant.
+/// How long a pipe beside an argument may take to say its first word.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// The argument, then what was piped in, with an empty line between. One newline at the end of piped text is not part of it,
@@ -27,27 +27,30 @@ pub(super) fn read(argument: Option<&OsStr>, output: &Output) -> Result<String> 
     })
 }
 
-/// Reads on a thread, so that a pipe in which nothing comes can be pointed out. Over ssh, for example, stdin is one.
+/// Reads on a thread, so that a pipe in which nothing comes is no trap: many programs start others with an open pipe that they
+/// never write to. Beside an argument such a pipe is left alone; a prompt that must come from it is waited for.
 fn stdin(has_argument: bool, output: &Output) -> Result<String> {
     if std::io::stdin().is_terminal() {
         note(output, "reading the prompt from the terminal; Ctrl-D ends it");
     }
+    let (began, beginning) = mpsc::channel();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        // An error shows again in the read below.
+        let _ = began.send(stdin.fill_buf().map(<[u8]>::len).unwrap_or(0));
         let mut bytes = Vec::new();
-        let done = std::io::stdin().lock().take(LONGEST + 1).read_to_end(&mut bytes);
+        let done = stdin.take(LONGEST + 1).read_to_end(&mut bytes);
         let _ = sender.send(done.map(|_| bytes));
     });
-    let received = match receiver.recv_timeout(SILENCE) {
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            if has_argument {
-                note(output, "waiting for the end of stdin, which belongs to the prompt; < /dev/null keeps it out");
-            }
-            receiver.recv()
-        }
-        received => received.map_err(|_| mpsc::RecvError),
-    };
-    text(received?.context("can not read stdin")?)
+    if has_argument && beginning.recv_timeout(SILENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        note(
+            output,
+            "nothing came on stdin: the prompt is the argument alone (text that comes later can be piped in without one)",
+        );
+        return Ok(String::new());
+    }
+    text(receiver.recv()?.context("can not read stdin")?)
 }
 
 fn text(bytes: Vec<u8>) -> Result<String> {
