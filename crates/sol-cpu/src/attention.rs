@@ -64,7 +64,16 @@ struct Job<'a> {
 
 /// `out[r] = softmax(cap(scale q_r . K)) V` for every row and head.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn attend(pool: &Pool, scratch: &mut AttentionScratch, attention: &Attention, batch: &Batch<'_>, layer: usize, query: &[f32], cache: &Cache, out: &mut [f32]) {
+pub(crate) fn attend(
+    pool: &Pool,
+    scratch: &mut AttentionScratch,
+    attention: &Attention,
+    batch: &Batch<'_>,
+    layer: usize,
+    query: &[f32],
+    cache: &Cache,
+    out: &mut [f32],
+) {
     let job = Job { attention, batch, layer, query, cache };
     let AttentionScratch { threads, partial, tiles } = scratch;
     cut_into_tiles(batch, tiles);
@@ -183,7 +192,8 @@ impl Job<'_> {
         let Attention { heads, kv_heads, head_dim, scale, softcap, .. } = *self.attention;
         let (group, width, state_len) = (heads / kv_heads, heads * head_dim, self.state_len());
         let queries = tile.rows * group;
-        let query = |i: usize| &self.query[(tile.first + i / group) * width + (head * group + i % group) * head_dim..][..head_dim];
+        let query =
+            |i: usize| &self.query[(tile.first + i / group) * width + (head * group + i % group) * head_dim..][..head_dim];
         let last = self.batch.positions[tile.first + tile.rows - 1] as usize;
         let first = self.first_key(tile.first);
         let blocks = (span * SPAN).max(first) / TILE..=(span * SPAN + SPAN - 1).min(last) / TILE;

@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sol_compute::{Activation, Attention, Backend, Batch, CacheShape, ComputeError, Experts, Linear, MatrixData, Norm, RopeTable};
+use sol_compute::{
+    Activation, Attention, Backend, Batch, CacheShape, ComputeError, Experts, Linear, MatrixData, Norm, RopeTable,
+};
 
 use crate::attention::{AttentionScratch, attend};
 use crate::cache::Cache;
