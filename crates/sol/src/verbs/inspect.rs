@@ -22,10 +22,9 @@ use text::Text;
 
 /// Arguments.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Headers are read, not weights: 44 GB take no longer than 44 MB.\n\nExamples:\n  sol inspect DIR --tensors\n  \
-    sol inspect model.gguf --ctx 4096 --batch 8 --fit 24GB"
-)]
+#[command(after_help = "Headers are read, not weights: 44 GB take no longer than 44 MB. With -v, the metadata or config is \
+    shown as well.\n\nExamples:\n  sol inspect DIR --tensors\n  \
+    sol inspect model.gguf --ctx 4096 --batch 8 --fit 24GB")]
 pub(crate) struct Args {
     /// The same as --model
     #[arg(value_name = "MODEL", conflicts_with = "model")]

@@ -19,10 +19,10 @@ pub(crate) struct Args {
     /// Leave out the token that the model wants before each text
     #[arg(long)]
     no_bos: bool,
-    /// Read special tokens in the text, such as <|im_end|>, as such; with --decode, write them out
+    /// Read special tokens in the text, such as <|im_end|>, as such
     #[arg(long)]
     parse_special: bool,
-    /// From ids (a JSON array) back to text
+    /// From ids (a JSON array) back to text; the token before it is dropped again, unless --no-bos
     #[arg(long)]
     decode: bool,
     /// One JSON string a line in, one JSON array a line out, or with --decode the other way round
@@ -82,7 +82,7 @@ impl Converter {
         Ok(serde_json::to_string(&ids)?)
     }
 
-    /// What `encode` made these ids of, with the same options.
+    /// What `encode` made these ids of.
     fn decode(&self, json: &[u8]) -> Result<String> {
         let ids: Vec<i64> = serde_json::from_slice(json).context("not a JSON array of token ids ([1, 2, 3])")?;
         let size = self.tokenizer.vocab_size();
@@ -94,9 +94,8 @@ impl Converter {
             };
             known_ids.push(id);
         }
-        let starts_with_bos = self.add_bos && self.tokenizer.adds_bos() && known_ids.first().copied() == self.tokenizer.bos();
-        let ids = if self.special && starts_with_bos { &known_ids[1..] } else { &known_ids };
-        Ok(self.tokenizer.decode(ids, !self.special))
+        let with_bos = self.add_bos && self.tokenizer.adds_bos() && known_ids.first().copied() == self.tokenizer.bos();
+        Ok(self.tokenizer.decode(&known_ids[usize::from(with_bos)..], false))
     }
 }
 

@@ -1,7 +1,12 @@
 //! The program from outside: arguments, pipes, signals and terminals in, what it prints and leaves behind out.
 
+mod bench;
 #[cfg(unix)]
 mod conversation;
+mod inspect;
+mod logits;
 mod models;
+mod perplexity;
 mod run;
 mod support;
+mod tokenize;

@@ -70,7 +70,8 @@ fn layer_list(layers: &[usize]) -> String {
 fn attention(layer: &LayerSpec) -> String {
     let core = layer.attention.core;
     let cap = core.softcap.map_or(String::new(), |cap| format!(", capped at {cap}"));
-    format!("{} heads, {} kv heads, {} values a head; scores * {}{cap}", core.heads, core.kv_heads, core.head_dim, core.scale)
+    let kv_heads = if core.kv_heads == 1 { "1 kv head".into() } else { format!("{} kv heads", core.kv_heads) };
+    format!("{} heads, {kv_heads}, {} values a head; scores * {}{cap}", core.heads, core.head_dim, core.scale)
 }
 
 fn feed_forward(layer: &LayerSpec) -> String {
