@@ -5,7 +5,7 @@ use sol_model::{BLOCK_LEN, Model, Workspace, memory};
 
 use crate::{Error, Result};
 
-/// A sequence whose keys and values are in the cache.
+/// A sequence whose keys and values are in the cache. [`Engine::release`] gives its blocks back; dropping it does not.
 #[derive(Debug, Default)]
 pub struct Sequence {
     tokens: Vec<u32>,

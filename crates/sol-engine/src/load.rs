@@ -94,8 +94,10 @@ impl LanguageModel {
         })
     }
 
-    /// The engine, for ids without text.
+    /// The engine, for ids without text. The conversation that was cached is forgotten: the cache has room for one.
     pub fn engine(&mut self) -> &mut Engine<Cpu> {
+        let conversation = std::mem::take(&mut self.sequence);
+        self.engine.release(conversation);
         &mut self.engine
     }
 
@@ -197,10 +199,20 @@ fn load_text(checkpoint: &Checkpoint, architecture: &str) -> Result<LoadedText> 
     };
     // Solar Pro Preview was trained on ChatML without system prompts, which its template does not say.
     let template = match (architecture, template) {
-        ("solar", template) => Some(template.unwrap_or_else(ChatTemplate::chatml).without_system()),
+        ("solar", Some(template)) => Some(template.without_system()),
+        ("solar", None) => Some(chatml(tokenizer.as_ref())?.without_system()),
         (_, template) => template,
     };
     Ok(LoadedText { tokenizer, template })
+}
+
+/// ChatML for a file that brings no template, with `<s>` in front where the tokenizer puts one in front of texts.
+fn chatml(tokenizer: Option<&Tokenizer>) -> Result<ChatTemplate> {
+    let plain = ChatTemplate::chatml();
+    if tokenizer.is_some_and(Tokenizer::adds_bos) {
+        return Ok(ChatTemplate::new(&format!("{{{{ bos_token }}}}{}", plain.source()))?);
+    }
+    Ok(plain)
 }
 
 fn gguf_vocab(meta: &gguf::Metadata) -> Option<GgufVocab> {

@@ -1,6 +1,5 @@
 //! What configs mean: keys that are optional, have two names or say nothing, and what the user is told.
 
-#[allow(dead_code, reason = "shared with the other tests")]
 mod spoilt;
 
 use std::fs::File;

@@ -1,4 +1,5 @@
 //! Copies of the fixtures that tests can change before they load them.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
