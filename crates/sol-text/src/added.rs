@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 use regex::Regex;
 
 use crate::{Error, Result};
@@ -95,13 +95,18 @@ impl AddedTokens {
         Ok(())
     }
 
-    /// Where special tokens begin in `text`, as byte offsets.
-    pub(crate) fn special_starts<'a>(&'a self, text: &'a str) -> impl Iterator<Item = usize> + 'a {
-        self.automaton
-            .iter()
-            .flat_map(move |a| a.find_iter(text))
-            .filter(|found| self.tokens[found.pattern().as_usize()].special)
-            .map(|found| found.start())
+    /// Every place in `text` where a special token begins, also inside another one, as byte offsets.
+    pub(crate) fn special_starts(&self, text: &str) -> Vec<usize> {
+        let mut starts = Vec::new();
+        let mut at = 0;
+        let next = |at: usize| self.automaton.as_ref()?.find(Input::new(text).range(at..));
+        while let Some(found) = next(at) {
+            if self.tokens[found.pattern().as_usize()].special {
+                starts.push(found.start());
+            }
+            at = found.start() + text[found.start()..].chars().next().map_or(1, char::len_utf8);
+        }
+        starts
     }
 }
 
@@ -146,6 +151,13 @@ mod tests {
             cut(vec![left, right], "a \n<l> b<r> \n<l>c", true),
             [Piece::Text("a"), Piece::Token(1), Piece::Text(" b"), Piece::Token(2), Piece::Token(1), Piece::Text("c")]
         );
+    }
+
+    #[test]
+    fn special_tokens_begin_inside_others() {
+        let tokens = vec![token(1, "<a><b>"), token(2, "<b>"), token(3, "<<")];
+        let added = AddedTokens::new("test", tokens).unwrap();
+        assert_eq!(added.special_starts("é<a><b><<<"), [2, 5, 8, 9]);
     }
 
     #[test]

@@ -273,24 +273,22 @@ fn ends(origin: &str, parts: &mut TokenizerJson, config: &Config, vocabulary: &V
 }
 
 fn pipeline(origin: &str, parts: TokenizerJson) -> Result<Pipeline> {
-    // Some added tokens are looked for in the text as the normalizer leaves it. Without a normalizer
-    // that is the same text, except that the others are found first.
-    let normalized = parts.added.iter().filter(|token| token.normalized).count();
-    let own = normalized == 0 || (normalized == parts.added.len() && parts.normalizer.is_none());
-    if let Some(words) = parts.words.filter(|_| own) {
-        let added = parts.added.into_iter().map(|token| AddedToken {
+    let added = |wanted: fn(&StoredToken) -> bool| {
+        let tokens = parts.added.iter().filter(|token| wanted(token)).map(|token| AddedToken {
             id: token.id,
-            content: token.content,
+            content: token.content.clone(),
             special: token.special,
             single_word: token.single_word,
             lstrip: token.lstrip,
             rstrip: token.rstrip,
         });
-        return Ok(Pipeline::Own(Box::new(OwnPipeline {
-            added: AddedTokens::new(origin, added.collect())?,
-            words,
-            model: parts.model,
-        })));
+        AddedTokens::new(origin, tokens.collect())
+    };
+    // Some added tokens are looked for in the text as the normalizer leaves it.
+    let own = parts.normalizer.is_none() || !parts.added.iter().any(|token| token.normalized);
+    if own && let Some(words) = parts.words {
+        let added = added(|_| true)?;
+        return Ok(Pipeline::Own(Box::new(OwnPipeline { added, words, model: parts.model })));
     }
     let mut all = AddedVocabulary::new();
     all.add_tokens(parts.added.iter().map(StoredToken::to_crate), &parts.model, parts.normalizer.as_ref())
@@ -305,9 +303,8 @@ fn pipeline(origin: &str, parts: TokenizerJson) -> Result<Pipeline> {
     }
     let mut ordinary = all.clone();
     ordinary.set_encode_special_tokens(true);
-    let special = (parts.added.iter().filter(|t| t.special)).map(|t| t.content.clone());
     Ok(Pipeline::Hf(Box::new(HfPipeline {
-        special: special.collect(),
+        special: added(|token| token.special)?,
         normalizer: parts.normalizer,
         pre_tokenizer: parts.pre_tokenizer,
         model: parts.model,

@@ -5,6 +5,7 @@ use tokenizers::{
     AddedVocabulary, Model, ModelWrapper, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizer, PreTokenizerWrapper,
 };
 
+use crate::added::AddedTokens;
 use crate::pipeline::Scan;
 use crate::{Error, Result};
 
@@ -18,8 +19,8 @@ pub(crate) struct HfPipeline {
     pub(crate) all: AddedVocabulary,
     /// Leaves special tokens alone.
     pub(crate) ordinary: AddedVocabulary,
-    /// The special tokens' texts.
-    pub(crate) special: Vec<String>,
+    /// The special tokens once more, to find where they begin.
+    pub(crate) special: AddedTokens,
 }
 
 impl HfPipeline {
@@ -42,13 +43,5 @@ impl HfPipeline {
             ids.extend(tokens.iter().flatten().map(|token| token.id));
         }
         Ok(())
-    }
-
-    pub(crate) fn special_starts(&self, text: &str) -> Vec<usize> {
-        let mut starts: Vec<usize> =
-            self.special.iter().flat_map(|token| text.match_indices(token.as_str()).map(|(at, _)| at)).collect();
-        starts.sort_unstable();
-        starts.dedup();
-        starts
     }
 }

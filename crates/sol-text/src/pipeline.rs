@@ -82,11 +82,11 @@ impl Pipeline {
         }
     }
 
-    /// Where special tokens begin in `text`, as byte offsets.
+    /// Every place in `text` where a special token begins, as byte offsets.
     pub(crate) fn special_starts(&self, text: &str) -> Vec<usize> {
         match self {
-            Self::Own(pipeline) => pipeline.added.special_starts(text).collect(),
-            Self::Hf(pipeline) => pipeline.special_starts(text),
+            Self::Own(pipeline) => pipeline.added.special_starts(text),
+            Self::Hf(pipeline) => pipeline.special.special_starts(text),
         }
     }
 }
