@@ -33,7 +33,7 @@ pub const QUANTISATIONS: [(&str, f64); 8] = [
 /// Memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// Weights as they lie in the file.
+    /// Weights.
     pub weights: u64,
     /// KV cache of all sequences.
     pub kv: u64,
@@ -55,9 +55,15 @@ impl Memory {
     }
 }
 
-/// Bytes of all tensors.
+/// Bytes of all tensors as they lie in the files.
 pub fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors().map(|t| t.byte_len() as u64).sum()
+}
+
+/// Bytes of all tensors once they are loaded: F8 weights are multiplied by their scales into 16 bits.
+pub fn loaded_bytes(checkpoint: &Checkpoint) -> u64 {
+    let bytes = |t: &sol_weights::Tensor| t.byte_len() as u64 * if t.dtype == DType::F8E4M3 { 2 } else { 1 };
+    checkpoint.tensors().map(bytes).sum()
 }
 
 /// All tensors of one type.

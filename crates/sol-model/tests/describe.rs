@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 use serde_json::{Value, json};
-use sol_model::{RopeFactors, RopeScaling, describe};
+use sol_model::{RopeFactors, RopeScaling, describe, memory};
 use sol_weights::{Checkpoint, DType, gguf};
 use spoilt::{Gguf, Hf, Spoilt, Stored};
 
@@ -269,6 +269,13 @@ fn f8_weights_are_multiplied_by_their_scales() {
         t.bytes = values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
         t.dtype = DType::BF16;
     }
+    let bytes = |model: &Hf, count: fn(&Checkpoint) -> u64| {
+        let dir = tempfile::tempdir().unwrap();
+        count(&Checkpoint::open(&model.write(dir.path())).unwrap())
+    };
+    assert_eq!(bytes(&f8, memory::loaded_bytes), bytes(&wide, memory::weight_bytes));
+    assert!(bytes(&f8, memory::weight_bytes) < bytes(&wide, memory::weight_bytes));
+
     let [f8, wide] = [f8, wide].map(|m| m.load().unwrap().logits(&[1, 2, 3, 4, 5]));
     assert_eq!(f8, wide);
     assert!(f8.concat().iter().all(|l| l.is_finite()));

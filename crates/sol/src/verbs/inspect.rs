@@ -155,7 +155,7 @@ impl Needs {
             kv_per_token: [KvType::F16, KvType::F32].map(|kv| memory::kv_bytes_per_token(spec, kv)),
             parameters: memory::parameters(spec),
             active: memory::active_parameters(spec),
-            memory: memory::needed(spec, memory::weight_bytes(checkpoint), context, sequences, kv_type),
+            memory: memory::needed(spec, memory::loaded_bytes(checkpoint), context, sequences, kv_type),
             fit: args.fit.map(|budget| Fit { budget, quantised: memory::fits(spec, budget, context, sequences) }),
         })
     }
