@@ -9,13 +9,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use half::slice::HalfFloatSliceExt;
 use sol_compute::{Attention, Batch};
 
 use crate::cache::{BlockHead, Cache, TILE, padded};
 use crate::ops::soft_weights;
 use crate::pool::Pool;
 use crate::tensor::Shared;
+use crate::tile::{TOGETHER, accumulate, convert};
 
 /// Keys in a span: whole blocks.
 const SPAN: usize = 256;
@@ -210,10 +210,14 @@ impl Job<'_> {
                 BlockHead::F32(k, _) => k,
                 BlockHead::F16(k, _) => convert(k, converted),
             };
-            for i in 0..queries {
-                let out = &mut scores[i * keys + n * TILE..][..TILE];
-                out.fill(0.0);
-                accumulate(query(i), key_tile, TILE, out);
+            // Queries share every load of a key.
+            for (first, some) in scores.chunks_mut(TOGETHER * keys).enumerate().map(|(c, some)| (c * TOGETHER, some)) {
+                let mut rows = some.chunks_exact_mut(keys).enumerate().map(|(i, row)| {
+                    let out = &mut row[n * TILE..][..TILE];
+                    out.fill(0.0);
+                    (query(first + i), out)
+                });
+                accumulate(&mut rows, key_tile, TILE);
             }
         }
         for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
@@ -239,14 +243,19 @@ impl Job<'_> {
                 BlockHead::F16(_, v) => convert(v, converted),
             };
             let stride = padded(head_dim);
-            for i in 0..queries {
-                let (low, high) = self.visible(tile, i / group, base, keys);
+            // Heads of one row see the same keys.
+            for (row, states) in states.chunks_exact_mut(group * state_len).enumerate() {
+                let (low, high) = self.visible(tile, row, base, keys);
                 // A masked key's weight is not zero times its value, which may be anything: it takes no part.
                 let (low, high) = (low.max(n * TILE), high.min((n + 1) * TILE));
-                if low < high {
-                    let weights = &scores[i * keys + low..i * keys + high];
-                    let values = &value_tile[(low - n * TILE) * stride..];
-                    accumulate(weights, values, stride, &mut states[i * state_len + 2..][..stride]);
+                if low >= high {
+                    continue;
+                }
+                let values = &value_tile[(low - n * TILE) * stride..];
+                let weights = |i: usize| &scores[(row * group + i) * keys + low..(row * group + i) * keys + high];
+                for (first, some) in states.chunks_mut(TOGETHER * state_len).enumerate().map(|(c, some)| (c * TOGETHER, some)) {
+                    let sums = some.chunks_exact_mut(state_len).enumerate();
+                    accumulate(&mut sums.map(|(i, state)| (weights(first + i), &mut state[2..])), values, stride);
                 }
             }
         }
@@ -278,60 +287,4 @@ fn merge(total: &mut [f32], span: &[f32], state_len: usize) {
 fn finish(total: &[f32], out: &mut [f32]) {
     let scale = 1.0 / total[1];
     out.iter_mut().zip(&total[2..]).for_each(|(o, t)| *o = t * scale);
-}
-
-/// `f16` to `f32`, exact.
-fn convert<'a>(tile: &[half::f16], buffer: &'a mut Vec<f32>) -> &'a [f32] {
-    buffer.resize(tile.len(), 0.0);
-    tile.convert_to_f32_slice(buffer);
-    buffer
-}
-
-/// `out[j] += sum_i a[i] * m[i * stride + j]`, i rising, for whole tiles of `out`: scores of a block of keys, or a weighted sum
-/// of values.
-fn accumulate(a: &[f32], m: &[f32], stride: usize, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        // SAFETY: the machine has both.
-        return unsafe { accumulate_fma(a, m, stride, out) };
-    }
-    accumulate_tiles(a, m, stride, out, |x, y, z| x * y + z);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn accumulate_fma(a: &[f32], m: &[f32], stride: usize, out: &mut [f32]) {
-    accumulate_tiles(a, m, stride, out, |x, y, z| x.mul_add(y, z));
-}
-
-#[inline(always)]
-fn accumulate_tiles(a: &[f32], m: &[f32], stride: usize, out: &mut [f32], mul_add: impl Fn(f32, f32, f32) -> f32) {
-    for (t, out) in out.chunks_exact_mut(TILE).enumerate() {
-        let mut sums = [0.0f32; TILE];
-        sums.copy_from_slice(out);
-        for (x, row) in a.iter().zip(m.chunks(stride)) {
-            let row: &[f32; TILE] = row[t * TILE..][..TILE].try_into().expect("a tile");
-            for (s, y) in sums.iter_mut().zip(row) {
-                *s = mul_add(*x, *y, *s);
-            }
-        }
-        out.copy_from_slice(&sums);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fma_kernel_agrees_with_its_scalar_twin() {
-        let a: Vec<f32> = (0..19).map(|i| (i as f32 * 0.7).sin()).collect();
-        let m: Vec<f32> = (0..19 * 64).map(|i| (i as f32 * 0.3).cos()).collect();
-        let (mut fast, mut slow) = (vec![0.5f32; 64], vec![0.5f32; 64]);
-        accumulate(&a, &m, 64, &mut fast);
-        accumulate_tiles(&a, &m, 64, &mut slow, |x, y, z| x * y + z);
-        for (f, s) in fast.iter().zip(&slow) {
-            assert!((f - s).abs() < 1e-5);
-        }
-    }
 }

@@ -16,6 +16,7 @@ pub mod matmul;
 mod ops;
 pub mod pool;
 mod tensor;
+mod tile;
 
 pub use backend::Cpu;
 pub use cache::Cache;

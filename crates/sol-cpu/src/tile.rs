@@ -1,0 +1,126 @@
+//! The inner loops of attention, over tiles of cached keys and values.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::cache::TILE;
+
+/// Queries that share the loads of a tile: three times four sums of eight fill twelve of AVX2's sixteen registers.
+pub(crate) const TOGETHER: usize = 3;
+
+/// For up to [`TOGETHER`] pairs `(a, out)` and every `j` of `out`, which is whole tiles long:
+/// `out[j] += sum_i a[i] * m[i * stride + j]`, i rising. Scores of a block of keys, or weighted sums of values. Each sum has the
+/// same order whatever else is computed beside it.
+pub(crate) fn accumulate<'a>(pairs: &mut dyn Iterator<Item = (&'a [f32], &'a mut [f32])>, m: &[f32], stride: usize) {
+    match (pairs.next(), pairs.next(), pairs.next()) {
+        (Some((a, x)), Some((b, y)), Some((c, z))) => dispatch([a, b, c], m, stride, [x, y, z]),
+        (Some((a, x)), Some((b, y)), None) => dispatch([a, b], m, stride, [x, y]),
+        (Some((a, x)), None, _) => dispatch([a], m, stride, [x]),
+        (None, ..) => {}
+        _ => unreachable!("an iterator goes on after its end"),
+    }
+}
+
+fn dispatch<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f32]; N]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        // SAFETY: the machine has both.
+        return unsafe { tiles_fma(a, m, stride, out) };
+    }
+    tiles(a, m, stride, out, |x, y, z| x * y + z);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn tiles_fma<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f32]; N]) {
+    tiles(a, m, stride, out, |x, y, z| x.mul_add(y, z));
+}
+
+#[inline(always)]
+fn tiles<const N: usize>(
+    a: [&[f32]; N],
+    m: &[f32],
+    stride: usize,
+    mut out: [&mut [f32]; N],
+    mul_add: impl Fn(f32, f32, f32) -> f32,
+) {
+    let n = a[0].len();
+    let a = a.map(|a| &a[..n]);
+    for tile in 0..out[0].len() / TILE {
+        let mut sums = [[0.0f32; TILE]; N];
+        for (sums, out) in sums.iter_mut().zip(&out) {
+            sums.copy_from_slice(&out[tile * TILE..][..TILE]);
+        }
+        for i in 0..n {
+            let row: &[f32; TILE] = m[i * stride + tile * TILE..][..TILE].try_into().expect("a tile");
+            for q in 0..N {
+                for j in 0..TILE {
+                    sums[q][j] = mul_add(a[q][i], row[j], sums[q][j]);
+                }
+            }
+        }
+        for (sums, out) in sums.iter().zip(out.iter_mut()) {
+            out[tile * TILE..][..TILE].copy_from_slice(sums);
+        }
+    }
+}
+
+/// `f16` to `f32`, exact.
+pub(crate) fn convert<'a>(tile: &[f16], buffer: &'a mut Vec<f32>) -> &'a [f32] {
+    buffer.resize(tile.len(), 0.0);
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx") && std::arch::is_x86_feature_detected!("f16c") {
+        // SAFETY: the machine has both.
+        unsafe { convert_f16c(tile, buffer) };
+        return buffer;
+    }
+    tile.convert_to_f32_slice(buffer);
+    buffer
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx,f16c")]
+fn convert_f16c(tile: &[f16], out: &mut [f32]) {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+    let (chunks, outs) = (tile.chunks_exact(8), out.chunks_exact_mut(8));
+    debug_assert!(chunks.remainder().is_empty(), "tiles are whole");
+    for (from, to) in chunks.zip(outs) {
+        // SAFETY: both hold eight values.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(n: usize, f: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * f).sin()).collect()
+    }
+
+    #[test]
+    fn the_fma_kernel_agrees_with_its_scalar_twin_and_alone_with_together() {
+        let (a, m) = ([wave(19, 0.7), wave(19, 0.9), wave(19, 1.1)], wave(19 * 64, 0.3));
+        let mut alone = vec![vec![0.5f32; 64]; 3];
+        for (a, out) in a.iter().zip(&mut alone) {
+            accumulate(&mut [(a.as_slice(), out.as_mut_slice())].into_iter(), &m, 64);
+        }
+        let mut slow = vec![0.5f32; 64];
+        tiles([&a[0]], &m, 64, [&mut slow], |x, y, z| x * y + z);
+        assert!(alone[0].iter().zip(&slow).all(|(f, s)| (f - s).abs() < 1e-5));
+        for n in 1..=3 {
+            let mut together = vec![vec![0.5f32; 64]; n];
+            accumulate(&mut a.iter().map(Vec::as_slice).zip(together.iter_mut().map(Vec::as_mut_slice)), &m, 64);
+            assert_eq!(together, alone[..n]);
+        }
+    }
+
+    #[test]
+    fn every_half_becomes_its_own_float() {
+        let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        let mut buffer = Vec::new();
+        for (half, float) in all.iter().zip(convert(&all, &mut buffer)) {
+            assert!(half.to_f32() == *float || (half.is_nan() && float.is_nan()), "{half:?}");
+        }
+    }
+}
