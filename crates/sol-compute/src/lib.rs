@@ -15,5 +15,6 @@ mod backend;
 
 pub use backend::{Backend, Expert, Experts, Linear, Norm};
 pub use types::{
-    Activation, Attention, Batch, CacheShape, ComputeError, KvShape, KvType, MatrixData, NormKind, RopePairing, RopeTable, Routing,
+    Activation, Attention, Batch, CacheShape, ComputeError, KvShape, KvType, MatrixData, NormKind, RopePairing, RopeTable,
+    Routing,
 };
