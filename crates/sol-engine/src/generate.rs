@@ -105,8 +105,7 @@ impl LanguageModel {
         // The last token's logits are needed again.
         let cached = common.min(prompt.len() - 1);
         self.engine.truncate(&mut self.sequence, cached);
-        let interrupt = options.interrupt.clone();
-        let stop = || interrupt.is_set();
+        let stop = || options.interrupt.is_set();
         let mut answer = Answer {
             ids: Vec::new(),
             text: String::new(),
@@ -147,7 +146,7 @@ impl LanguageModel {
                 answer.finish = Finish::StopString;
                 break;
             }
-            if options.interrupt.is_set() {
+            if stop() {
                 answer.finish = Finish::Interrupted;
                 break;
             }
@@ -172,7 +171,9 @@ impl LanguageModel {
         if answer.finish != Finish::StopString {
             let mut rest = String::new();
             let ended = stream.as_mut().map(|s| s.finish()).unwrap_or_default();
-            stops.push(&ended, &mut rest);
+            if stops.push(&ended, &mut rest) {
+                answer.finish = Finish::StopString;
+            }
             rest.push_str(&stops.finish());
             answer.text.push_str(&rest);
             if !rest.is_empty() {

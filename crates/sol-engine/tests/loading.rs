@@ -9,7 +9,9 @@ use std::path::Path;
 
 use common::{endless, expected, generate, open, open_with, path};
 use serde_json::{Value, json};
-use sol_engine::{Error, LanguageModel, Message, Options, Result, Sampling, open_tokenizer};
+use sol_compute::KvType;
+use sol_engine::{Error, LanguageModel, Message, Options, Result, Sampling, Sequence, open_tokenizer};
+use sol_model::RopeFactors;
 use spoilt::{Gguf, Hf, Spoilt};
 
 fn open_spoilt(model: &impl Spoilt) -> (tempfile::TempDir, Result<LanguageModel>) {
@@ -72,6 +74,29 @@ fn weights_that_are_no_numbers_are_named() {
         let error = model.unwrap().generate(&[1, 2, 3], &endless(4), &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains(tensor), "{error}");
     }
+}
+
+#[test]
+fn options_reach_the_decoder() {
+    let first_logits = |name: &str, options: Options| {
+        let mut model = open_with(name, options);
+        let tokens: Vec<u32> = (0..30).collect();
+        let logits = model.engine().extend(&mut Sequence::default(), &tokens, &|| false).unwrap().to_vec();
+        (logits, model.spec().window())
+    };
+    let (windowed, window) = first_logits("models/solar-window", Options::default());
+    let (whole, none) = first_logits("models/solar-window", Options { no_window: true, ..Options::default() });
+    assert_eq!((window, none), (Some(7), None));
+    assert_ne!(windowed, whole);
+
+    let rope =
+        |rope_factors, context| first_logits("models/phi3-longrope", Options { rope_factors, context, ..Options::default() }).0;
+    // 24 positions are the original context.
+    assert_eq!(rope(None, None), rope(Some(RopeFactors::Long), Some(40)));
+    assert_ne!(rope(None, None), rope(Some(RopeFactors::Short), None));
+    let kv = |kv_type| first_logits("chat-tiny", Options { kv_type, ..Options::default() }).0;
+    assert_eq!(kv(None), kv(Some(KvType::F32)), "unquantised weights");
+    assert_ne!(kv(None), kv(Some(KvType::F16)));
 }
 
 /// A copy of chat-tiny with another `generation_config.json`.

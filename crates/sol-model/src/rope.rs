@@ -77,15 +77,23 @@ mod tests {
         assert_eq!(longrope_mscale(4096, 4096), 1.0);
     }
 
-    /// Values of transformers 4.57.6 `_compute_llama3_parameters` for theta 500000, dim 128, factor 8, 1, 4, 8192.
+    /// Llama 3.1's: values of transformers 4.57.6, `ROPE_INIT_FUNCTIONS["llama3"]`.
     #[test]
     fn llama3_scaling_keeps_high_and_divides_low_frequencies() {
-        let spec = |scaling| RopeSpec { dim: 128, theta: 500_000.0, pairing: RopePairing::Halves, scaling };
-        let plain = spec(RopeScaling::None).table(RopeFactors::Short).inv_freq;
         let scaling = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
-        let scaled = spec(scaling).table(RopeFactors::Short).inv_freq;
-        assert_eq!(plain[0], scaled[0]);
-        assert!((scaled[63] * 8.0 - plain[63]).abs() < 1e-12);
-        assert!(scaled[32] < plain[32] && scaled[32] > plain[32] / 8.0);
+        let spec = RopeSpec { dim: 128, theta: 500_000.0, pairing: RopePairing::Halves, scaling };
+        let inv_freq = spec.table(RopeFactors::Short).inv_freq;
+        for (i, expected) in [
+            (0, 1.0),
+            (20, 0.016_560_441),
+            (28, 0.003_211_446_1),
+            (30, 0.001_371_893_7),
+            (32, 0.000_524_846_02),
+            (34, 0.000_178_507_79),
+            (36, 7.784_655_5e-5),
+            (63, 3.068_925_9e-7),
+        ] {
+            assert!((inv_freq[i] / expected - 1.0f32).abs() < 1e-6, "{i}: {} {expected}", inv_freq[i]);
+        }
     }
 }

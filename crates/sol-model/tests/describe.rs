@@ -121,6 +121,13 @@ fn gemma_has_defaults_for_absent_keys_and_null_switches_off() {
     let core = bare.layers[0].attention.core;
     assert_eq!((core.softcap, core.scale, core.window), (Some(50.0), 1.0 / 16.0, Some(4096)));
     assert_eq!((bare.head.softcap, bare.head.tied), (Some(30.0), true));
+    // The first GGUF files, as llama.cpp reads them.
+    let mut first = Gguf::of("gguf/gemma2/model.gguf");
+    first.entries.retain(|(key, _)| !key.contains("softcapping") && !key.contains("sliding_window"));
+    let first = first.describe().unwrap().spec;
+    let core = first.layers[0].attention.core;
+    assert_eq!((core.softcap, core.window, first.head.softcap), (Some(50.0), Some(4096), Some(30.0)));
+    assert_eq!(first.layers[1].attention.core.window, None);
     let null = Value::Null;
     let off = Hf::of("gemma2").with("attn_logit_softcapping", null.clone()).with("final_logit_softcapping", null.clone());
     let off = spec(off.with("sliding_window", null));

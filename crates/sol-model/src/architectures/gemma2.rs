@@ -13,6 +13,11 @@ use crate::{Description, Naming};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { name: "gemma2", class: "Gemma2ForCausalLM", from_hf, from_gguf };
 
+/// What the published models have, for configs that do not say.
+const ATTENTION_CAP: f32 = 50.0;
+const FINAL_CAP: f32 = 30.0;
+const WINDOW: usize = 4096;
+
 /// Gemma's names mean what they say; Llama's "post attention" norm is Gemma's "pre feed-forward" one.
 const HF_NAMES: &[(Role, &str)] = &[(Role::FfnNorm, "model.layers.{L}.pre_feedforward_layernorm")];
 
@@ -26,13 +31,14 @@ fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let norm = NormSpec { weight_offset: 1.0, ..NormSpec::rms(d.eps) };
     // The published class has values for keys that are absent; null switches off.
     let or_default = |key: &str, default: f32| if c.mentions(key) { c.positive(key) } else { Ok(Some(default)) };
-    let mut layer = layer(&d, norm, activation, or_default("attn_logit_softcapping", 50.0)?, c.flag("attention_bias", false)?);
+    let mut layer =
+        layer(&d, norm, activation, or_default("attn_logit_softcapping", ATTENTION_CAP)?, c.flag("attention_bias", false)?);
     layer.attention.core.scale = c.positive("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5);
     let tied = c.flag("tie_word_embeddings", true)?;
     let mut spec = d.decoder("gemma2", hf_rope_scaling(c, &d)?, layer, tied);
-    spec.head.softcap = or_default("final_logit_softcapping", 30.0)?;
+    spec.head.softcap = or_default("final_logit_softcapping", FINAL_CAP)?;
     spec.embedding_scale = (d.hidden as f32).sqrt();
-    let window = if c.mentions("sliding_window") { c.optional_tokens("sliding_window")? } else { Some(4096) };
+    let window = if c.mentions("sliding_window") { c.optional_tokens("sliding_window")? } else { Some(WINDOW) };
     for (layer, local) in spec.layers.iter_mut().zip(local_layers(c, d.layers)?) {
         layer.attention.core.window = window.filter(|_| local);
     }
@@ -55,16 +61,17 @@ fn local_layers(c: &Hf<'_>, layers: usize) -> Result<Vec<bool>> {
 
 fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     let d = Dimensions::gguf(c, checkpoint, "attention.layer_norm_rms_epsilon", RopePairing::Halves)?;
-    let cap = c.positive("attn_logit_softcapping")?;
-    let mut layer = layer(&d, NormSpec::rms(d.eps), Activation::GeluTanh, cap, false);
+    // The first files lacked caps and window.
+    let cap = c.positive("attn_logit_softcapping")?.unwrap_or(ATTENTION_CAP);
+    let mut layer = layer(&d, NormSpec::rms(d.eps), Activation::GeluTanh, Some(cap), false);
     // The score scale is not stored. 27B: hidden / heads; the smaller ones: head_dim.
     if d.layers == 46 {
         layer.attention.core.scale = (d.hidden as f32 / d.heads as f32).powf(-0.5);
     }
     let mut spec = d.decoder("gemma2", gguf_rope_scaling(c, checkpoint, &d)?, layer, gguf_tied(checkpoint));
-    spec.head.softcap = c.positive("final_logit_softcapping")?;
+    spec.head.softcap = Some(c.positive("final_logit_softcapping")?.unwrap_or(FINAL_CAP));
     spec.embedding_scale = (d.hidden as f32).sqrt();
-    let window = gguf_window(c)?;
+    let window = if c.has("attention.sliding_window") { gguf_window(c)? } else { Some(WINDOW) };
     for layer in spec.layers.iter_mut().step_by(2) {
         layer.attention.core.window = window;
     }

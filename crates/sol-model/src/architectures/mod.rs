@@ -35,7 +35,8 @@ const ALL: [&Architecture; 5] =
 /// Names of the supported architectures, as GGUF writes them.
 pub const SUPPORTED: [&str; 5] = ["solar", "llama", "phi3", "phimoe", "gemma2"];
 
-/// Reads a checkpoint's config; tensors are not looked at, but for the small ones that GGUF keeps hyper-parameters in.
+/// Reads a checkpoint's config. Of GGUF files also which tensors there are, the embedding table's shape, and the small
+/// tensors that hold hyper-parameters; no weights.
 pub fn describe(checkpoint: &Checkpoint) -> Result<Description> {
     let path = checkpoint.path();
     let unknown =
