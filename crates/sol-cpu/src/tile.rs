@@ -27,40 +27,60 @@ fn dispatch<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut
         // SAFETY: the machine has both.
         return unsafe { tiles_fma(a, m, stride, out) };
     }
-    tiles(a, m, stride, out, |x, y, z| x * y + z);
+    tiles(a, m, stride, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn tiles_fma<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f32]; N]) {
-    tiles(a, m, stride, out, |x, y, z| x.mul_add(y, z));
-}
-
-#[inline(always)]
-fn tiles<const N: usize>(
-    a: [&[f32]; N],
-    m: &[f32],
-    stride: usize,
-    mut out: [&mut [f32]; N],
-    mul_add: impl Fn(f32, f32, f32) -> f32,
-) {
-    let n = a[0].len();
-    let a = a.map(|a| &a[..n]);
-    for tile in 0..out[0].len() / TILE {
-        let mut sums = [[0.0f32; TILE]; N];
+fn tiles_fma<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, mut out: [&mut [f32]; N]) {
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps};
+    /// Lanes of a register, and registers of a tile.
+    const LANES: usize = 8;
+    const WIDE: usize = TILE / LANES;
+    let (n, tiles) = (a[0].len(), out[0].len() / TILE);
+    assert!(a.iter().all(|a| a.len() == n) && out.iter().all(|out| out.len() >= tiles * TILE));
+    assert!(n == 0 || m.len() >= (n - 1) * stride + tiles * TILE);
+    for tile in 0..tiles {
+        let mut sums = [[_mm256_setzero_ps(); WIDE]; N];
         for (sums, out) in sums.iter_mut().zip(&out) {
-            sums.copy_from_slice(&out[tile * TILE..][..TILE]);
+            for (v, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: within a tile of `out`, by the assertions.
+                *sum = unsafe { _mm256_loadu_ps(out.as_ptr().add(tile * TILE + v * LANES)) };
+            }
         }
         for i in 0..n {
-            let row: &[f32; TILE] = m[i * stride + tile * TILE..][..TILE].try_into().expect("a tile");
-            for q in 0..N {
-                for j in 0..TILE {
-                    sums[q][j] = mul_add(a[q][i], row[j], sums[q][j]);
+            // SAFETY: within row `i` of `m`, by the assertions.
+            let row: [_; WIDE] =
+                std::array::from_fn(|v| unsafe { _mm256_loadu_ps(m.as_ptr().add(i * stride + tile * TILE + v * LANES)) });
+            for (sums, a) in sums.iter_mut().zip(&a) {
+                // SAFETY: `i` is below every `a`'s length, by the assertions.
+                let x = _mm256_set1_ps(unsafe { *a.get_unchecked(i) });
+                for (sum, row) in sums.iter_mut().zip(&row) {
+                    *sum = _mm256_fmadd_ps(x, *row, *sum);
                 }
             }
         }
-        for (sums, out) in sums.iter().zip(out.iter_mut()) {
-            out[tile * TILE..][..TILE].copy_from_slice(sums);
+        for (sums, out) in sums.iter().zip(&mut out) {
+            for (v, sum) in sums.iter().enumerate() {
+                // SAFETY: within a tile of `out`, by the assertions.
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(tile * TILE + v * LANES), *sum) };
+            }
+        }
+    }
+}
+
+/// The portable twin.
+fn tiles<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f32]; N]) {
+    for (a, out) in a.into_iter().zip(out) {
+        for (tile, out) in out.chunks_exact_mut(TILE).enumerate() {
+            let mut sums = [0.0f32; TILE];
+            sums.copy_from_slice(out);
+            for (x, row) in a.iter().zip(m.chunks(stride)) {
+                for (sum, y) in sums.iter_mut().zip(&row[tile * TILE..][..TILE]) {
+                    *sum += x * y;
+                }
+            }
+            out.copy_from_slice(&sums);
         }
     }
 }
@@ -106,7 +126,7 @@ mod tests {
             accumulate(&mut [(a.as_slice(), out.as_mut_slice())].into_iter(), &m, 64);
         }
         let mut slow = vec![0.5f32; 64];
-        tiles([&a[0]], &m, 64, [&mut slow], |x, y, z| x * y + z);
+        tiles([&a[0]], &m, 64, [&mut slow]);
         assert!(alone[0].iter().zip(&slow).all(|(f, s)| (f - s).abs() < 1e-5));
         for n in 1..=3 {
             let mut together = vec![vec![0.5f32; 64]; n];
