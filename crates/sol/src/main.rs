@@ -13,8 +13,10 @@ use clap::{Parser, Subcommand};
 /// Runs, measures and builds Solar Pro Preview and the models of its table, on one machine.
 #[derive(Parser)]
 #[command(name = "sol", version, max_term_width = 110, propagate_version = true, disable_help_subcommand = true)]
-#[command(after_help = "Examples:\n  sol run \"Please, introduce yourself.\"\n  sol run                          # a conversation\n  \
-                        sol inspect solar-pro --fit 24GB\n  sol bench -m smollm2")]
+#[command(
+    after_help = "Examples:\n  sol run \"Please, introduce yourself.\"\n  sol run                          # a conversation\n  \
+                        sol inspect solar-pro --fit 24GB\n  sol bench -m smollm2"
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
