@@ -97,6 +97,9 @@ pub enum Error {
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
+    #[error("{model} can not be looked at before it is fetched ({reason}): 'sol pull {model}' first")]
+    NoOutline { model: String, reason: &'static str },
+
     #[error("{model} is not in the cache: 'sol list' shows what is")]
     NotCached { model: String },
 

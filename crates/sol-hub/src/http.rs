@@ -306,7 +306,7 @@ impl Client {
 
     /// Repeats what may pass: a busy or failing hub, a connection that broke. Not a hub that is not
     /// there: whoever has no network should hear of it at once.
-    fn retrying<T>(&self, mut request: impl FnMut() -> Result<T>) -> Result<T> {
+    pub(crate) fn retrying<T>(&self, mut request: impl FnMut() -> Result<T>) -> Result<T> {
         let mut retries = 0;
         loop {
             let error = match request() {

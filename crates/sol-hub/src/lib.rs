@@ -2,7 +2,7 @@
 //! here.
 //!
 //! [`ModelRef`] is what a person wrote, [`Hub::resolve`] makes a path of it, fetching what is missing,
-//! [`Hub::list`] and [`Hub::remove`] look after the caches. Reading order: `reference`, `config`,
+//! [`Hub::list`] and [`Hub::remove`] look after the caches, [`Hub::outline`] looks before it fetches. Reading order: `reference`, `config`,
 //! `cache` (the layout on disk), `http`, `download`, `select`, then `default_model` and `wheel`.
 //!
 //! This crate knows file names, sizes and hashes. It must not know what is inside a model file, and
@@ -23,6 +23,7 @@ mod download;
 mod error;
 mod http;
 mod inventory;
+mod outline;
 mod progress;
 mod reference;
 mod resolve;

@@ -203,7 +203,7 @@ fn suggestion(name: &str) -> String {
     let meant = match names.as_slice() {
         [] => {
             let all: Vec<&str> = ALIASES.iter().map(|alias| alias.name).collect();
-            format!("known names are {}", all.join(", "))
+            format!("known names are {}.", all.join(", "))
         }
         names => format!("did you mean {}?", names.join(" or ")),
     };

@@ -12,7 +12,7 @@ use crate::progress::Progress;
 use crate::reference::{ModelRef, check_file_name, check_repo, check_revision};
 use crate::select::{self, Selection};
 
-const DEFAULT_REVISION: &str = "main";
+pub(crate) const DEFAULT_REVISION: &str = "main";
 
 impl Hub {
     /// Makes a model available on this machine: a file, or a directory with everything in it.
@@ -25,11 +25,7 @@ impl Hub {
             ModelRef::Path(path) => Err(Error::PathNotFound { path: path.clone(), hint: "" }),
             ModelRef::Default => self.resolve_default(progress),
             ModelRef::Repo { repo, revision, file } => {
-                // Written by parse these hold; a caller can make one by hand.
-                let bad = |reason: String| Error::BadReference { reference: model.to_string(), reason };
-                check_repo(repo).map_err(bad)?;
-                revision.as_deref().map_or(Ok(()), check_revision).map_err(bad)?;
-                file.as_deref().map_or(Ok(()), check_file_name).map_err(bad)?;
+                check(model)?;
                 let revision = revision.as_deref().unwrap_or(DEFAULT_REVISION);
                 self.resolve_repo(model, repo, revision, file.as_deref(), progress)
             }
@@ -167,6 +163,15 @@ impl Hub {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a reference can be one: those that parse made are, but a caller can make one by hand.
+pub(crate) fn check(model: &ModelRef) -> Result<()> {
+    let ModelRef::Repo { repo, revision, file } = model else { return Ok(()) };
+    let bad = |reason: String| Error::BadReference { reference: model.to_string(), reason };
+    check_repo(repo).map_err(bad)?;
+    revision.as_deref().map_or(Ok(()), check_revision).map_err(bad)?;
+    file.as_deref().map_or(Ok(()), check_file_name).map_err(bad)
 }
 
 /// The path, if every file of the selection is there as it was checked.

@@ -4,6 +4,7 @@
 mod cached;
 mod default_model;
 mod download;
+mod outline;
 mod refusals;
 mod server;
 
