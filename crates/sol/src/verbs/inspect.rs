@@ -3,19 +3,20 @@
 mod decoder;
 mod text;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sol_compute::KvType;
 use sol_cpu::Cpu;
 use sol_engine::Error;
-use sol_hub::{Hub, HubConfig, ModelRef, Silent};
+use sol_hub::{Hub, ModelRef, Silent};
 use sol_model::memory::{self, Memory, TypeShare};
 use sol_model::{Description, LoadOptions, Model};
-use sol_weights::{Checkpoint, Format, Metadata, gguf};
+use sol_weights::{Checkpoint, DType, Format, Metadata, gguf};
+use tempfile::TempDir;
 
 use crate::common::{Kv, ModelArg, Output, bytes, count, note, print, sentence};
 use text::Text;
@@ -71,30 +72,27 @@ fn size(text: &str) -> Result<u64, String> {
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let model = ModelArg { model: args.which.clone().unwrap_or_else(|| args.model.model.clone()) };
-    let checkpoint = Arc::new(Checkpoint::open(&path_of(&model, output)?)?);
-    let text = Text::of(&checkpoint);
-    let types = memory::weights_by_type(&checkpoint);
+    let source = Source::find(&model, output)?;
+    let checkpoint = &source.checkpoint;
+    let text = Text::of(checkpoint);
+    let types = memory::weights_by_type(checkpoint);
 
     // What can be said of a checkpoint that can not run is said all the same.
-    let description = sol_model::describe(&checkpoint);
+    let description = sol_model::describe(checkpoint);
     let (described, mut problem) = match description {
         Ok(description) => (Some(description), None),
         Err(error) => (None, Some(anyhow::Error::from(error))),
     };
     if let Some(Description { warnings, .. }) = &described {
         warnings.iter().for_each(|w| note(output, &format!("warning: {w}")));
-        // Finds and checks every tensor, and reads none but the norms.
-        let loaded = Cpu::new(Some(1))
-            .map_err(anyhow::Error::from)
-            .and_then(|cpu| Ok(Model::load(Arc::new(cpu), Arc::clone(&checkpoint), LoadOptions::default())?));
-        problem = loaded.err();
+        problem = check(checkpoint).err();
     }
     let needs = match &described {
-        Some(description) => Some(Needs::new(&args, description, &checkpoint)?),
+        Some(description) => Some(Needs::new(&args, description, checkpoint)?),
         None => None,
     };
 
-    let report = Report { checkpoint: &checkpoint, text, types, described: described.as_ref(), needs };
+    let report = Report { source: &source, checkpoint, text, types, described: described.as_ref(), needs };
     if output.json {
         print(&serde_json::to_string_pretty(&report.json(args.tensors, problem.as_ref()))?)?;
     } else {
@@ -104,18 +102,48 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     problem.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// Where the checkpoint is. Only the small default model is fetched: nobody wants 44 GB for a look at their header.
-fn path_of(model: &ModelArg, output: &Output) -> Result<PathBuf> {
-    let reference = ModelRef::parse(&model.model)?;
-    if !matches!(reference, ModelRef::Repo { .. }) {
-        return model.resolve(output);
+/// Finds and checks every tensor as loading does; none is read but the norms. F8 weights, which loading converts, are left
+/// unchecked.
+fn check(checkpoint: &Arc<Checkpoint>) -> Result<()> {
+    if checkpoint.tensors().all(|t| t.dtype != DType::F8E4M3) {
+        Model::load(Arc::new(Cpu::new(Some(1))?), Arc::clone(checkpoint), LoadOptions::default())?;
     }
-    let config = HubConfig { offline: true, ..HubConfig::from_env()? };
-    match Hub::new(config).resolve(&reference, &Silent) {
-        Err(sol_hub::Error::Offline { .. }) => {
-            bail!("{reference} is not on this machine, and inspect downloads nothing: run 'sol pull {}' first", model.model)
-        }
-        path => Ok(path?),
+    Ok(())
+}
+
+/// What is inspected.
+struct Source {
+    checkpoint: Arc<Checkpoint>,
+    /// What to call it.
+    name: String,
+    /// Headers of a model that is at the hub only, for as long as they are read.
+    outline: Option<TempDir>,
+}
+
+impl Source {
+    /// A model that is not on this machine is not fetched for a look at it: its headers are enough. The default model is:
+    /// it is small, and pip would have to fetch it whole.
+    fn find(model: &ModelArg, output: &Output) -> Result<Self> {
+        let reference = ModelRef::parse(&model.model)?;
+        let hub = Hub::from_env()?;
+        let (path, outline) = match (&reference, hub.cached(&reference)) {
+            (_, Some(path)) => (path, None),
+            (ModelRef::Repo { .. }, None) => {
+                let dir = tempfile::tempdir().context("can not make a temporary directory for the headers")?;
+                note(output, &format!("{} is not on this machine: asking the hub for its headers", model.model));
+                let path = hub.outline(&reference, dir.path(), &Silent)?;
+                (path, Some(dir))
+            }
+            _ => (model.resolve(output)?, None),
+        };
+        let name = if outline.is_some() { reference.to_string() } else { path.display().to_string() };
+        Ok(Self { checkpoint: Arc::new(Checkpoint::open(&path)?), name, outline })
+    }
+
+    /// The files, by their names in the repository where they are only there.
+    fn files(&self) -> Vec<&Path> {
+        let root = self.outline.as_ref().map_or(Path::new(""), TempDir::path);
+        self.checkpoint.files().iter().map(|file| file.strip_prefix(root).unwrap_or(file)).collect()
     }
 }
 
@@ -174,6 +202,7 @@ impl Needs {
 
 /// All that is known.
 struct Report<'a> {
+    source: &'a Source,
     checkpoint: &'a Checkpoint,
     text: Text,
     types: Vec<TypeShare>,
@@ -197,7 +226,7 @@ impl Report<'_> {
     fn text(&self, tensors: bool, metadata: bool) -> String {
         let mut out = Page::default();
         let files = self.checkpoint.files();
-        out.line(&self.checkpoint.path().display().to_string());
+        out.line(&self.source.name);
         out.row("format", &format!("{}, {} file{}", self.format(), files.len(), if files.len() == 1 { "" } else { "s" }));
         if let Some(name) = self.name() {
             out.row("name", name);
@@ -302,9 +331,10 @@ impl Report<'_> {
         let types = self.types.iter();
         let template = &self.text.template;
         let mut value = json!({
-            "path": self.checkpoint.path(),
+            "model": self.source.name,
+            "here": self.source.outline.is_none(),
             "format": match self.checkpoint.format() { Format::Gguf => "gguf", Format::Safetensors => "safetensors" },
-            "files": self.checkpoint.files(),
+            "files": self.source.files(),
             "name": self.name(),
             "tokenizer": self.text.tokenizer,
             "chat_template": !matches!(template, text::Template::None),
@@ -332,9 +362,10 @@ impl Report<'_> {
             object.insert("fit".into(), needs.fit.as_ref().map(|fit| fit_json(needs, fit)).into());
         }
         if tensors {
-            let list = self.checkpoint.tensors().map(
-                |t| json!({ "name": t.name, "type": t.dtype.name(), "shape": t.shape, "bytes": t.byte_len(), "file": t.path() }),
-            );
+            let list = self
+                .checkpoint
+                .tensors()
+                .map(|t| json!({ "name": t.name, "type": t.dtype.name(), "shape": t.shape, "bytes": t.byte_len() }));
             object.insert("tensors".into(), list.collect());
         }
         value

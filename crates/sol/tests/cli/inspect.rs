@@ -1,7 +1,8 @@
 //! `sol inspect`.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -222,10 +223,55 @@ fn broken_files_are_refused_by_name() {
 }
 
 #[test]
-fn nothing_is_downloaded() {
+fn a_hub_that_is_not_there_is_said() {
     let machine = Machine::new();
     let mut command = machine.sol(&["inspect", "solar-pro"]);
     let output = command.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("sol pull solar-pro") && stderr.contains("upstage/solar-pro-preview-instruct"), "{stderr}");
+    assert!(stderr.contains("solar-pro is not on this machine") && stderr.contains("cannot be reached"), "{stderr}");
+    assert!(machine.run(&["inspect", "solar-pro"]).stderr.contains("sol pull"), "offline");
+}
+
+/// A hub with one repository: answers are the files of a directory.
+fn hub(dir: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = String::new();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            while !head.ends_with("\r\n\r\n") && lines.read_line(&mut head).unwrap() > 0 {}
+            let (method, path) = head.split_once(' ').unwrap();
+            let path = path.split(' ').next().unwrap();
+            let body = if path.starts_with("/api/models/") {
+                let names = ["config.json", "model.safetensors"].map(|name| json!({ "rfilename": name }));
+                json!({ "sha": "0123456789abcdef0123456789abcdef01234567", "siblings": names }).to_string().into_bytes()
+            } else {
+                fs::read(Path::new(&dir).join(path.rsplit('/').next().unwrap())).unwrap()
+            };
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nETag: \"abc\"\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            // The client goes away once it has the header.
+            let _ = stream.write_all(head.as_bytes());
+            let _ = stream.write_all(if method == "HEAD" { &[] } else { &body });
+        }
+    });
+    endpoint
+}
+
+#[test]
+fn a_model_at_the_hub_is_inspected_without_its_weights() {
+    let machine = Machine::new();
+    let path = fixture("models/solar");
+    let mut command = machine.sol(&["inspect", "org/tiny", "--json"]);
+    let output = command.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", hub(path.clone())).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let there: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let here = json_of(&[&path]);
+    for key in ["decoder", "weight_bytes", "types", "memory", "metadata", "error"] {
+        assert_eq!(there[key], here[key], "{key}");
+    }
+    assert_eq!((&there["model"], &there["here"]), (&json!("org/tiny"), &json!(false)));
+    assert_eq!(there["files"], json!(["model.safetensors"]));
 }
