@@ -11,9 +11,11 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sol_compute::KvType;
-use sol_engine::{Interrupt, LanguageModel, Options};
+use sol_engine::{LanguageModel, Options};
 use sol_hub::{Hub, ModelRef, Progress};
 use sol_model::RopeFactors;
+
+use crate::ctrl_c;
 
 /// Options of every verb about what is printed.
 #[derive(Args, Clone, Debug)]
@@ -233,21 +235,6 @@ pub(crate) fn init(output: &Output) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
-/// What shells report for a program that Ctrl-C ended.
-pub(crate) const INTERRUPTED: u8 = 130;
-
-/// From here on the first Ctrl-C sets the flag and the second ends the program.
-pub(crate) fn interrupt() -> Result<Interrupt> {
-    let interrupt = Interrupt::default();
-    let flag = interrupt.clone();
-    let handler = move || match flag.is_set() {
-        true => std::process::exit(i32::from(INTERRUPTED)),
-        false => flag.set(),
-    };
-    ctrlc::set_handler(handler).context("can not handle Ctrl-C")?;
-    Ok(interrupt)
-}
-
 /// A bar for work that turns out to take more than a second.
 pub(crate) struct Meter {
     bar: ProgressBar,
@@ -294,7 +281,7 @@ pub(crate) fn exit_code(result: Result<ExitCode>) -> ExitCode {
         Err(error) => {
             say(&format!("sol: {}", sentence(&error)));
             let interrupted = matches!(error.downcast_ref(), Some(sol_engine::Error::Interrupted));
-            if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+            if interrupted { ExitCode::from(ctrl_c::EXIT_CODE) } else { ExitCode::FAILURE }
         }
     }
 }

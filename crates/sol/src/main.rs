@@ -7,6 +7,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod common;
+mod ctrl_c;
 mod verbs;
 
 use std::process::ExitCode;

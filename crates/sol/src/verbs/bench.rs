@@ -10,7 +10,8 @@ use sol_cpu::Cpu;
 use sol_engine::{Engine, Error, Interrupt, LanguageModel, Sequence};
 use sol_model::memory;
 
-use crate::common::{INTERRUPTED, Output, RunOptions, bytes, count, interrupt, print};
+use crate::common::{Output, RunOptions, bytes, count, print};
+use crate::ctrl_c::{self, CtrlC, Patience};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -87,14 +88,15 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         bail!("the longest test needs {needed} tokens, but --ctx is {}", model.engine().context());
     }
 
-    let stop = interrupt()?;
+    let ctrl_c = CtrlC::install(Patience::None)?;
+    let stop = ctrl_c.interrupt();
     let about = About::new(&mut model);
     let mut entries = Vec::new();
     if !output.json {
         print(&about.table_head())?;
     }
     for test in tests {
-        let samples = measure(model.engine(), test, args.repetitions, &stop)?;
+        let samples = measure(model.engine(), test, args.repetitions, stop)?;
         if !samples.is_empty() {
             let speed = Speed { test, samples };
             if output.json { entries.push(about.json(&speed)) } else { print(&about.table_row(&speed))? }
@@ -106,7 +108,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     if output.json {
         print(&serde_json::to_string_pretty(&entries)?)?;
     }
-    Ok(if stop.is_set() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    Ok(if stop.is_set() { ExitCode::from(ctrl_c::EXIT_CODE) } else { ExitCode::SUCCESS })
 }
 
 /// The tests in llama-bench's order.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use sol_engine::{Error, Sequence};
 use sol_weights::{DType, safetensors};
 
-use crate::common::{Meter, Output, RunOptions, interrupt, note};
+use crate::common::{Meter, Output, RunOptions, note};
+use crate::ctrl_c::{CtrlC, Patience};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -47,7 +48,8 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let vocab = model.spec().vocab;
     ids.check(vocab, &args.ids)?;
 
-    let stop = interrupt()?;
+    let ctrl_c = CtrlC::install(Patience::None)?;
+    let stop = ctrl_c.interrupt();
     let shape = [ids.sequences.len(), ids.length, vocab];
     let mut file = safetensors::Writer::create(&args.out, &[("logits", DType::F32, shape.as_slice())])?;
     let mut meter = Meter::new(output, (shape[0] * shape[1]) as u64, "tokens");

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use sol_text::Encode;
 
-use crate::common::{Meter, Output, RunOptions, interrupt, open, print};
+use crate::common::{Meter, Output, RunOptions, open, print};
+use crate::ctrl_c::{CtrlC, Patience};
 
 /// Tokens a chunk where neither the user nor a smaller context says so: llama-perplexity's.
 const CHUNK: usize = 512;
@@ -50,7 +51,8 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         tokens.truncate(usize::try_from(chunks).unwrap_or(usize::MAX).saturating_mul(chunk));
     }
 
-    let stop = interrupt()?;
+    let ctrl_c = CtrlC::install(Patience::None)?;
+    let stop = ctrl_c.interrupt();
     let mut meter = Meter::new(output, (tokens.len() / chunk) as u64, "chunks");
     let result = sol_engine::perplexity(model.engine(), &tokens, bos, chunk, &|| stop.is_set(), &mut |so_far| {
         tracing::info!("chunk {} of {}: PPL {:.4}", so_far.chunk, so_far.chunks, so_far.value);

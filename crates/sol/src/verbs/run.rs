@@ -1,11 +1,10 @@
 //! `sol run`: one answer, or a conversation in the terminal.
 //!
 //! Read in this order: this file (what is wanted, and the single answer), `prompt` (where its text comes from), `sampling`
-//! (flags over the model's own defaults), `answer` (showing it), `ctrl_c`, then `chat` with its `editor` and `save`.
+//! (flags over the model's own defaults), `answer` (showing it), then `chat` with its `editor` and `save`.
 
 mod answer;
 mod chat;
-mod ctrl_c;
 mod editor;
 mod prompt;
 mod sampling;
@@ -21,6 +20,7 @@ use anyhow::{Result, bail};
 use sol_engine::{Generation, LanguageModel, Message};
 
 use crate::common::{Output, RunOptions, note, print};
+use crate::ctrl_c;
 
 const EXAMPLES: &str = "Examples:
   sol run \"Please, introduce yourself.\"

@@ -1,5 +1,8 @@
 //! `sol bench`: the form of its results; what they are depends on the machine.
 
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::support::{Machine, fixture};
@@ -54,4 +57,21 @@ fn zero_skips_a_test_and_too_much_is_refused() {
     assert!(error(&["-p", &usize::MAX.to_string(), "-d", "5"]).contains("512"));
     let outcome = Machine::new().run(&["bench", "--pg", "5"]);
     assert_eq!(outcome.code, Some(2));
+}
+
+/// Ctrl-C while a test runs: what was measured by then is reported.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_keeps_what_is_done() {
+    let machine = Machine::new();
+    let mut command =
+        machine.sol(&["bench", "-m", &fixture("chat-tiny"), "-p", "64", "-r", "1000000", "--json", "--threads", "1"]);
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let entries: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!entries[0]["samples_ns"].as_array().unwrap().is_empty());
 }

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use sol_engine::{Generation, LanguageModel, Message};
 
-use super::ctrl_c::{CtrlC, Patience};
 use super::editor::{Editor, Input};
 use super::{answer, save};
 use crate::common::{Output, note, print, say, sentence};
+use crate::ctrl_c::{CtrlC, Patience};
 
 /// What can be typed beside messages: command, argument, what it does.
 const COMMANDS: [(&str, &str, &str); 6] = [

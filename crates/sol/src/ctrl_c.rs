@@ -1,4 +1,4 @@
-//! Ctrl-C stops an answer, and the program if it is pressed again.
+//! Ctrl-C stops what runs (an answer, a measurement), and the program if it is pressed again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,11 +9,11 @@ use sol_engine::Interrupt;
 use crate::common::say;
 
 /// What shells report for a program that Ctrl-C ended.
-pub(super) const EXIT_CODE: u8 = 130;
+pub(crate) const EXIT_CODE: u8 = 130;
 
 /// How many presses an answer takes before the program ends.
 #[derive(Clone, Copy)]
-pub(super) enum Patience {
+pub(crate) enum Patience {
     /// The second press ends the program.
     None,
     /// The second is a warning: a conversation would be lost.
@@ -21,14 +21,14 @@ pub(super) enum Patience {
 }
 
 /// The handler of this process.
-pub(super) struct CtrlC {
+pub(crate) struct CtrlC {
     interrupt: Interrupt,
     presses: Arc<AtomicU8>,
 }
 
 impl CtrlC {
     /// From here on Ctrl-C sets the flag. Before, it ends the program, as nothing is lost then.
-    pub(super) fn install(patience: Patience) -> Result<Self> {
+    pub(crate) fn install(patience: Patience) -> Result<Self> {
         let handler = Self { interrupt: Interrupt::default(), presses: Arc::default() };
         let (interrupt, presses) = (handler.interrupt.clone(), Arc::clone(&handler.presses));
         ctrlc::set_handler(move || {
@@ -46,12 +46,12 @@ impl CtrlC {
     }
 
     /// The flag.
-    pub(super) fn interrupt(&self) -> &Interrupt {
+    pub(crate) fn interrupt(&self) -> &Interrupt {
         &self.interrupt
     }
 
     /// Forgets earlier presses: a new answer begins.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.presses.store(0, Ordering::Relaxed);
         self.interrupt.take();
     }
