@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use sol_engine::{Error, Sequence};
 use sol_weights::{DType, safetensors};
 
-use crate::common::{Meter, Output, RunOptions, note};
+use crate::common::{Meter, Output, RunOptions, note, print};
 use crate::ctrl_c::{CtrlC, Patience};
 
 /// Arguments.
@@ -75,7 +76,11 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     }
     file.finish()?;
     drop(meter);
-    note(output, &format!("{}: logits, F32 {shape:?}", args.out.display()));
+    if output.json {
+        print(&json!({ "out": args.out, "dtype": "F32", "shape": shape }).to_string())?;
+    } else {
+        note(output, &format!("{}: logits, F32 {shape:?}", args.out.display()));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

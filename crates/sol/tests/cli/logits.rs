@@ -123,6 +123,7 @@ fn a_result_replaces_an_older_one() {
     let machine = Machine::new();
     write_i64(&machine, &[1, 2], &[1, 2]);
     fs::write(machine.dir.path().join("out.safetensors"), b"old").unwrap();
-    run(&machine, &fixture("models/llama"), &["-q"]).ok();
+    let stdout = run(&machine, &fixture("models/llama"), &["--json"]).ok();
+    assert_eq!(stdout, "{\"out\":\"out.safetensors\",\"dtype\":\"F32\",\"shape\":[1,2,101]}\n");
     assert_eq!(tensor(&machine.dir.path().join("out.safetensors"), "logits").shape, [1, 2, 101]);
 }
