@@ -14,7 +14,7 @@ use sol_compute::{Attention, Batch};
 use crate::cache::{BlockHead, Cache, TILE, padded};
 use crate::ops::soft_weights;
 use crate::pool::Pool;
-use crate::tensor::Shared;
+use crate::shared::SharedMut;
 use crate::tile::{TOGETHER, accumulate, convert};
 
 /// Keys in a span: whole blocks.
@@ -81,7 +81,7 @@ pub(crate) fn attend(
     let group = attention.heads / attention.kv_heads;
     let items = tiles.len() * attention.kv_heads;
     let next = AtomicUsize::new(0);
-    let out = Shared::new(out);
+    let out = SharedMut::new(out);
 
     if items >= 4 * pool.threads() || pool.threads() == 1 {
         pool.run(|thread| {
@@ -96,7 +96,7 @@ pub(crate) fn attend(
                 for (i, total) in scratch.total.chunks_exact(job.state_len()).enumerate() {
                     let at = (tile.first + i / group) * width + (head * group + i % group) * attention.head_dim;
                     // SAFETY: every item writes the heads of its own kv head in its own rows.
-                    finish(total, unsafe { out.part(at..at + attention.head_dim) });
+                    finish(total, unsafe { out.slice(at..at + attention.head_dim) });
                 }
             }
         });
@@ -108,7 +108,7 @@ pub(crate) fn attend(
     let most = tiles.iter().map(spans).max().unwrap_or(0);
     let state = job.state_len() * ROWS.min(batch.len()) * group;
     partial.resize(items * most * state, 0.0);
-    let slots = Shared::new(partial.as_mut_slice());
+    let slots = SharedMut::new(partial.as_mut_slice());
     pool.run(|thread| {
         let mut scratch = threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -121,7 +121,7 @@ pub(crate) fn attend(
             if let Some(span) = job.spans(&tile).nth(span) {
                 job.one_span(tile, head, span, &mut scratch);
                 // SAFETY: every slot is taken by one thread.
-                let part = unsafe { slots.part(slot * state..slot * state + scratch.span.len()) };
+                let part = unsafe { slots.slice(slot * state..slot * state + scratch.span.len()) };
                 part.copy_from_slice(&scratch.span);
             }
         }
@@ -137,7 +137,7 @@ pub(crate) fn attend(
         for (i, total) in scratch.total.chunks_exact(job.state_len()).enumerate() {
             let at = (tile.first + i / group) * width + (head * group + i % group) * attention.head_dim;
             // SAFETY: only this thread is left.
-            finish(total, unsafe { out.part(at..at + attention.head_dim) });
+            finish(total, unsafe { out.slice(at..at + attention.head_dim) });
         }
     }
 }

@@ -7,7 +7,7 @@ use memmap2::{MmapMut, MmapOptions};
 use sol_compute::{Batch, CacheShape, ComputeError, KvShape, KvType};
 
 use crate::pool::Pool;
-use crate::tensor::Shared;
+use crate::shared::SharedMut;
 
 /// Values are read in whole tiles of this many.
 pub(crate) const TILE: usize = 32;
@@ -78,7 +78,7 @@ impl Cache {
         };
         // Heads are the unit of work: rows of one block lie in the same lines of memory.
         let size = dtype.bytes();
-        let memory = Shared::new(
+        let memory = SharedMut::new(
             // SAFETY: `self` is borrowed mutably; `offsets` reads its other fields only.
             unsafe { std::slice::from_raw_parts_mut(pointer, len) },
         );
@@ -86,7 +86,7 @@ impl Cache {
             for row in 0..batch.len() {
                 let (start, slot) = offsets(row, head);
                 // SAFETY: blocks of different heads are disjoint, and a head is one thread's.
-                let block = unsafe { memory.part(start * size..(start + n) * size) };
+                let block = unsafe { memory.slice(start * size..(start + n) * size) };
                 let at = (row * kv_heads + head) * head_dim;
                 let (key, value) = (&k[at..at + head_dim], &v[at..at + head_dim]);
                 match dtype {

@@ -15,6 +15,7 @@ mod math;
 pub mod matmul;
 mod ops;
 pub mod pool;
+mod shared;
 mod tensor;
 mod tile;
 

@@ -5,7 +5,7 @@ use sol_compute::{Activation, NormKind, RopePairing, RopeTable};
 
 use crate::math::{exp, gelu_tanh, silu, sum_by, tanh};
 use crate::pool::Pool;
-use crate::tensor::Shared;
+use crate::shared::SharedMut;
 
 /// Fewer values than this are not worth waking another thread for.
 const INLINE_VALUES: usize = 8192;
@@ -16,11 +16,11 @@ pub(crate) fn split(pool: &Pool, out: &mut [f32], unit: usize, f: impl Fn(usize,
         return f(0, out);
     }
     let (units, threads) = (out.len() / unit, pool.threads());
-    let shared = Shared::new(out);
+    let shared = SharedMut::new(out);
     pool.run(|thread| {
         let range = units * thread / threads * unit..units * (thread + 1) / threads * unit;
         // SAFETY: threads get consecutive ranges.
-        f(range.start, unsafe { shared.part(range) });
+        f(range.start, unsafe { shared.slice(range) });
     });
 }
 

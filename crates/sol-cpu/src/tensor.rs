@@ -1,7 +1,4 @@
-//! Rows of f32 on the heap, and how threads share them.
-
-use std::marker::PhantomData;
-use std::ops::Range;
+//! Rows of f32 on the heap.
 
 /// Up to `capacity` rows of `cols` values, of which the first `rows` are live.
 pub struct Tensor {
@@ -44,30 +41,5 @@ impl Tensor {
 
     pub(crate) fn row(&self, row: usize) -> &[f32] {
         &self.live()[row * self.cols..][..self.cols]
-    }
-}
-
-/// A slice of which threads write disjoint parts.
-pub(crate) struct Shared<'a, T> {
-    pointer: *mut T,
-    len: usize,
-    slice: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: parts are only handed out by `part`, whose caller promises that they are disjoint.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        Self { pointer: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
-    }
-
-    /// # Safety
-    /// No two parts that are alive at the same time overlap.
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: in bounds by the assertion, disjoint by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(range.start), range.end - range.start) }
     }
 }

@@ -6,7 +6,7 @@
 use crate::pool::{Pool, share};
 
 use super::isa::{Isa, Level};
-use super::shared::SharedMut;
+use crate::shared::SharedMut;
 
 /// Below this the reciprocal of the scale would overflow; such a block counts as zeros.
 const TINY: f32 = 1e-35;

@@ -15,7 +15,6 @@ mod avx2;
 mod isa;
 mod panel;
 mod portable;
-mod shared;
 mod split;
 
 use std::fmt;
@@ -26,10 +25,10 @@ use sol_weights::{Bytes, DType};
 
 use crate::pool::Pool;
 
+use crate::shared::SharedMut;
 use activations::{Blocks32, Blocks256};
 use isa::Level;
 use panel::Panel;
-use shared::SharedMut;
 use split::{Block, FEW, Grid, shares};
 
 pub use isa::Isa;
