@@ -9,13 +9,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use sol_compute::{Attention, Batch};
+use half::f16;
+use sol_compute::{Attention, Batch, KvType};
 
-use crate::cache::{BlockHead, Cache, TILE, padded};
-use crate::ops::soft_weights;
+use crate::cache::{Cache, TILE, padded};
+use crate::ops::soften;
 use crate::pool::Pool;
 use crate::shared::SharedMut;
-use crate::tile::{TOGETHER, accumulate, convert};
+use crate::tile::{Cached, Strided, TOGETHER, accumulate, fetch};
 
 /// Keys in a span: whole blocks.
 const SPAN: usize = 256;
@@ -26,6 +27,7 @@ const ROWS: usize = 8;
 /// Buffers of one thread.
 #[derive(Default)]
 pub(crate) struct ThreadScratch {
+    query: Vec<f32>,
     scores: Vec<f32>,
     tile: Vec<f32>,
     span: Vec<f32>,
@@ -51,6 +53,13 @@ impl AttentionScratch {
 struct RowTile {
     first: usize,
     rows: usize,
+}
+
+/// Some blocks of a sequence and how many queries read them, `group` of them a row.
+struct Span {
+    blocks: Range<usize>,
+    queries: usize,
+    group: usize,
 }
 
 /// What an item of work needs to know.
@@ -189,74 +198,93 @@ impl Job<'_> {
 
     /// Leaves the state of every query of the tile over one span in `scratch.span`.
     fn one_span(&self, tile: RowTile, head: usize, span: usize, scratch: &mut ThreadScratch) {
-        let Attention { heads, kv_heads, head_dim, scale, softcap, .. } = *self.attention;
-        let (group, width, state_len) = (heads / kv_heads, heads * head_dim, self.state_len());
-        let queries = tile.rows * group;
-        let query =
-            |i: usize| &self.query[(tile.first + i / group) * width + (head * group + i % group) * head_dim..][..head_dim];
+        let Attention { heads, kv_heads, head_dim, .. } = *self.attention;
+        let (group, width) = (heads / kv_heads, heads * head_dim);
         let last = self.batch.positions[tile.first + tile.rows - 1] as usize;
         let first = self.first_key(tile.first);
-        let blocks = (span * SPAN).max(first) / TILE..=(span * SPAN + SPAN - 1).min(last) / TILE;
-        let keys = (blocks.end() + 1 - blocks.start()) * TILE;
-        let base = blocks.start() * TILE;
-        let table = self.batch.tables[self.batch.sequences[tile.first] as usize];
+        let span = Span {
+            blocks: (span * SPAN).max(first) / TILE..(span * SPAN + SPAN - 1).min(last) / TILE + 1,
+            queries: tile.rows * group,
+            group,
+        };
+        scratch.query.clear();
+        for row in tile.first..tile.first + tile.rows {
+            scratch.query.extend_from_slice(&self.query[row * width + head * group * head_dim..][..group * head_dim]);
+        }
+        match self.cache.dtype() {
+            KvType::F32 => self.states::<f32>(tile, head, &span, scratch),
+            KvType::F16 => self.states::<f16>(tile, head, &span, scratch),
+        }
+    }
 
-        let ThreadScratch { scores, tile: converted, span: states, .. } = scratch;
+    /// Scores, weights and weighted values of the queries in `scratch.query` over one span.
+    fn states<T: Cached>(&self, tile: RowTile, head: usize, span: &Span, scratch: &mut ThreadScratch) {
+        let table = self.batch.tables[self.batch.sequences[tile.first] as usize];
+        let head = |block: usize| self.cache.head::<T>(self.layer, table[block], head);
+        let Attention { head_dim, scale, softcap, .. } = *self.attention;
+        let Span { blocks, queries, group } = span;
+        let (keys, base) = (blocks.len() * TILE, blocks.start * TILE);
+        let ThreadScratch { query, scores, tile: converted, span: states, .. } = scratch;
+        scores.clear();
         scores.resize(queries * keys, 0.0);
+        // What many queries read is worth converting once.
+        let many = *queries > TOGETHER;
+        let dims = Strided { len: head_dim, stride: head_dim };
+        for (n, block) in blocks.clone().enumerate() {
+            let (k, out) = (head(block).0, Strided { len: TILE, stride: keys });
+            if many {
+                accumulate(query, dims, T::floats(k, converted), TILE, &mut scores[n * TILE..], out);
+            } else {
+                // The blocks of a head lie apart, so the processor does not foresee the next one.
+                if block + 1 < blocks.end {
+                    fetch(head(block + 1).0);
+                }
+                accumulate(query, dims, k, TILE, &mut scores[n * TILE..], out);
+            }
+        }
+
+        let state_len = self.state_len();
         states.clear();
         states.resize(queries * state_len, 0.0);
-        for (n, block) in blocks.clone().enumerate() {
-            let key_tile = match self.cache.head(self.layer, table[block], head) {
-                BlockHead::F32(k, _) => k,
-                BlockHead::F16(k, _) => convert(k, converted),
-            };
-            // Queries share every load of a key.
-            for (first, some) in scores.chunks_mut(TOGETHER * keys).enumerate().map(|(c, some)| (c * TOGETHER, some)) {
-                let mut rows = some.chunks_exact_mut(keys).enumerate().map(|(i, row)| {
-                    let out = &mut row[n * TILE..][..TILE];
-                    out.fill(0.0);
-                    (query(first + i), out)
-                });
-                accumulate(&mut rows, key_tile, TILE);
-            }
-        }
         for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
             let (low, high) = self.visible(tile, i / group, base, keys);
-            let state = &mut states[i * state_len..][..state_len];
-            if low >= high {
+            let state = &mut states[i * state_len..][..2];
+            if low < high {
+                soften(&mut row[low..high], scale, softcap, state);
+            } else {
                 state[0] = f32::NEG_INFINITY;
-                continue;
             }
-            let row = &mut row[low..high];
-            match softcap {
-                None => row.iter_mut().for_each(|s| *s *= scale),
-                Some(cap) => crate::ops::cap_part(row, scale, cap),
-            }
-            state[0] = row.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-            let mut sum = 0.0;
-            soft_weights(row, state[0], &mut sum);
-            state[1] = sum;
         }
-        for (n, block) in blocks.enumerate() {
-            let value_tile = match self.cache.head(self.layer, table[block], head) {
-                BlockHead::F32(_, v) => v,
-                BlockHead::F16(_, v) => convert(v, converted),
-            };
-            let stride = padded(head_dim);
-            // Heads of one row see the same keys.
-            for (row, states) in states.chunks_exact_mut(group * state_len).enumerate() {
+
+        let stride = padded(head_dim);
+        let sums = Strided { len: stride, stride: state_len };
+        for (n, block) in blocks.clone().enumerate() {
+            let v = head(block).1;
+            if !many && block + 1 < blocks.end {
+                fetch(head(block + 1).1);
+            }
+            let floats = many.then(|| T::floats(v, converted));
+            // A masked key's weight is not zero times its value, which may be anything: it takes no part. Rows that see the
+            // same keys of a block are taken together.
+            let part = |row: usize| {
                 let (low, high) = self.visible(tile, row, base, keys);
-                // A masked key's weight is not zero times its value, which may be anything: it takes no part.
-                let (low, high) = (low.max(n * TILE), high.min((n + 1) * TILE));
-                if low >= high {
-                    continue;
+                (low.max(n * TILE), high.min((n + 1) * TILE))
+            };
+            let mut row = 0;
+            while row < tile.rows {
+                let (low, high) = part(row);
+                let end = (row + 1..tile.rows).find(|r| part(*r) != (low, high)).unwrap_or(tile.rows);
+                if low < high {
+                    let seen = Strided { len: high - low, stride: keys };
+                    let weights = &scores[row * group * keys + low..(end * group - 1) * keys + high];
+                    let to = &mut states[row * group * state_len + 2..end * group * state_len];
+                    let at = (low - n * TILE) * stride;
+                    match floats {
+                        Some(v) => accumulate(weights, seen, &v[at..], stride, to, sums),
+                        None => accumulate(weights, seen, &v[at..], stride, to, sums),
+                    }
                 }
-                let values = &value_tile[(low - n * TILE) * stride..];
-                let weights = |i: usize| &scores[(row * group + i) * keys + low..(row * group + i) * keys + high];
-                for (first, some) in states.chunks_mut(TOGETHER * state_len).enumerate().map(|(c, some)| (c * TOGETHER, some)) {
-                    let sums = some.chunks_exact_mut(state_len).enumerate();
-                    accumulate(&mut sums.map(|(i, state)| (weights(first + i), &mut state[2..])), values, stride);
-                }
+                row = end;
             }
         }
     }

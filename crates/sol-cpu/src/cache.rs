@@ -20,13 +20,6 @@ pub struct Cache {
     layers: Vec<usize>,
 }
 
-/// One head of one block: keys, then values.
-#[derive(Clone, Copy)]
-pub(crate) enum BlockHead<'a> {
-    F32(&'a [f32], &'a [f32]),
-    F16(&'a [f16], &'a [f16]),
-}
-
 impl Cache {
     pub(crate) fn new(shape: &CacheShape) -> Result<Self, ComputeError> {
         assert_eq!(shape.block_len, TILE, "the kernels score a whole block at a time");
@@ -49,21 +42,17 @@ impl Cache {
         self.layers[layer] + (block as usize * shape.kv_heads + head) * head_values(shape)
     }
 
-    /// Keys and values of one head of one block.
-    pub(crate) fn head(&self, layer: usize, block: u32, head: usize) -> BlockHead<'_> {
-        let shape = &self.shape.layers[layer];
-        let (start, n) = (self.offset(layer, block, head), head_values(shape));
-        let keys = shape.head_dim * TILE;
-        match self.shape.dtype {
-            KvType::F32 => {
-                let (k, v) = bytemuck::cast_slice(&self.memory[start * 4..(start + n) * 4]).split_at(keys);
-                BlockHead::F32(k, v)
-            }
-            KvType::F16 => {
-                let (k, v) = bytemuck::cast_slice(&self.memory[start * 2..(start + n) * 2]).split_at(keys);
-                BlockHead::F16(k, v)
-            }
-        }
+    /// Number format.
+    pub(crate) fn dtype(&self) -> KvType {
+        self.shape.dtype
+    }
+
+    /// Keys and values of one head of one block; `T` is the number format.
+    pub(crate) fn head<T: bytemuck::AnyBitPattern>(&self, layer: usize, block: u32, head: usize) -> (&[T], &[T]) {
+        debug_assert_eq!(size_of::<T>(), self.shape.dtype.bytes());
+        let (start, n) = (self.offset(layer, block, head), head_values(&self.shape.layers[layer]));
+        let keys = self.shape.layers[layer].head_dim * TILE;
+        bytemuck::cast_slice(&self.memory[start * size_of::<T>()..(start + n) * size_of::<T>()]).split_at(keys)
     }
 
     /// Writes keys and values (`[rows, kv_heads * head_dim]`) of every row of a batch.

@@ -75,6 +75,20 @@ pub(crate) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes_sum(strands)
 }
 
+/// The largest; NaN is never it. Of an order that does not matter.
+#[inline(always)]
+pub(crate) fn max_of(x: &[f32]) -> f32 {
+    let mut strands = [f32::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    let larger = |s: &mut f32, v: &f32| *s = if *v > *s { *v } else { *s };
+    for chunk in chunks {
+        strands.iter_mut().zip(chunk).for_each(|(s, v)| larger(s, v));
+    }
+    strands.iter_mut().zip(rest).for_each(|(s, v)| larger(s, v));
+    strands.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

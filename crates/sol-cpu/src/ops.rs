@@ -3,7 +3,7 @@
 
 use sol_compute::{Activation, NormKind, RopePairing, RopeTable};
 
-use crate::math::{exp, gelu_tanh, silu, sum_by, tanh};
+use crate::math::{exp, gelu_tanh, max_of, silu, sum_by, tanh};
 use crate::pool::Pool;
 use crate::shared::SharedMut;
 
@@ -24,6 +24,15 @@ pub(crate) fn split(pool: &Pool, out: &mut [f32], unit: usize, f: impl Fn(usize,
     });
 }
 
+/// Whether this machine has what the AVX2 kernels use.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn has_avx2() -> bool {
+    std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+        && std::arch::is_x86_feature_detected!("f16c")
+}
+
 /// Gives `body` AVX2 code where the machine has it; the source is one and the same.
 macro_rules! vectorised {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
@@ -37,7 +46,7 @@ macro_rules! vectorised {
                 fn avx2($($arg: $type),*) {
                     body($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
+                if has_avx2() {
                     // SAFETY: the machine has AVX2.
                     return unsafe { avx2($($arg),*) };
                 }
@@ -90,10 +99,15 @@ vectorised! {
 }
 
 vectorised! {
-    /// `weights_j = e^(scores_j - max)`, and their sum to `sum`; a masked score is negative infinity.
-    fn soft_weights(scores: &mut [f32], max: f32, sum: &mut f32) {
+    /// `state = [max, sum]` of the capped and scaled scores, which become weights `e^(score - max)`.
+    fn soften(scores: &mut [f32], scale: f32, cap: Option<f32>, state: &mut [f32]) {
+        match cap {
+            None => scores.iter_mut().for_each(|s| *s *= scale),
+            Some(cap) => scores.iter_mut().for_each(|s| *s = cap * tanh(scale * *s / cap)),
+        }
+        let max = max_of(scores);
         scores.iter_mut().for_each(|s| *s = exp(*s - max));
-        *sum = sum_by(scores, |v| v);
+        (state[0], state[1]) = (max, sum_by(scores, |v| v));
     }
 }
 

@@ -5,96 +5,166 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::cache::TILE;
 
-/// Queries that share the loads of a tile: three times four sums of eight fill twelve of AVX2's sixteen registers.
-pub(crate) const TOGETHER: usize = 3;
+/// Queries that share the loads of a tile: six times two sums of eight fill twelve of AVX2's sixteen registers.
+pub(crate) const TOGETHER: usize = 6;
 
-/// For up to [`TOGETHER`] pairs `(a, out)` and every `j` of `out`, which is whole tiles long:
-/// `out[j] += sum_i a[i] * m[i * stride + j]`, i rising. Scores of a block of keys, or weighted sums of values. Each sum has the
-/// same order whatever else is computed beside it.
-pub(crate) fn accumulate<'a>(pairs: &mut dyn Iterator<Item = (&'a [f32], &'a mut [f32])>, m: &[f32], stride: usize) {
-    match (pairs.next(), pairs.next(), pairs.next()) {
-        (Some((a, x)), Some((b, y)), Some((c, z))) => dispatch([a, b, c], m, stride, [x, y, z]),
-        (Some((a, x)), Some((b, y)), None) => dispatch([a, b], m, stride, [x, y]),
-        (Some((a, x)), None, _) => dispatch([a], m, stride, [x]),
-        (None, ..) => {}
-    }
-}
+/// A number of the cache.
+pub(crate) trait Cached: bytemuck::AnyBitPattern {
+    fn to_f32(self) -> f32;
 
-fn dispatch<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f32]; N]) {
+    /// A tile as floats, if need be in `buffer`.
+    fn floats<'a>(tile: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32];
+
+    /// Eight numbers from `at` on.
+    ///
+    /// # Safety
+    /// AVX2 and F16C, into whose code this is inlined; there are eight.
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        // SAFETY: the machine has both.
-        return unsafe { tiles_fma(a, m, stride, out) };
-    }
-    tiles(a, m, stride, out);
+    unsafe fn eight(at: *const Self) -> std::arch::x86_64::__m256;
 }
 
+impl Cached for f32 {
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    fn floats<'a>(tile: &'a [Self], _: &'a mut Vec<f32>) -> &'a [f32] {
+        tile
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn eight(at: *const Self) -> std::arch::x86_64::__m256 {
+        // SAFETY: the caller's promises.
+        unsafe { std::arch::x86_64::_mm256_loadu_ps(at) }
+    }
+}
+
+impl Cached for f16 {
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+
+    fn floats<'a>(tile: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        convert(tile, buffer);
+        buffer
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn eight(at: *const Self) -> std::arch::x86_64::__m256 {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps};
+        // SAFETY: the caller's promises.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+    }
+}
+
+/// Rows of f32 that lie `stride` apart, the first `len` of each being meant.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided {
+    pub(crate) len: usize,
+    pub(crate) stride: usize,
+}
+
+/// `out[q][j] += sum_i a[q][i] * m[i * stride + j]` for every row `q` of `out`, `i` rising: scores of a block of keys, or
+/// weighted sums of values. Rows of `out` are whole tiles long. Each sum has the same order whatever else is computed beside it.
+pub(crate) fn accumulate<T: Cached>(a: &[f32], a_rows: Strided, m: &[T], stride: usize, out: &mut [f32], out_rows: Strided) {
+    let count = out.len().div_ceil(out_rows.stride);
+    // What the kernels rely on: every row they touch lies within its slice.
+    assert!(out_rows.len.is_multiple_of(TILE) && out_rows.len <= out_rows.stride && a_rows.len <= a_rows.stride);
+    if count == 0 || a_rows.len == 0 {
+        return;
+    }
+    assert!(out.len() >= (count - 1) * out_rows.stride + out_rows.len && a.len() >= (count - 1) * a_rows.stride + a_rows.len);
+    assert!(m.len() >= (a_rows.len - 1) * stride + out_rows.len);
+    #[cfg(target_arch = "x86_64")]
+    if crate::ops::has_avx2() {
+        for first in (0..count).step_by(TOGETHER) {
+            // SAFETY: the machine has the instructions, and the rows are there by the assertions.
+            unsafe {
+                let (a, out) = (a.as_ptr().add(first * a_rows.stride), out.as_mut_ptr().add(first * out_rows.stride));
+                match count - first {
+                    1 => fma::<T, 1, 4>(a, a_rows, m.as_ptr(), stride, out, out_rows),
+                    2 => fma::<T, 2, 4>(a, a_rows, m.as_ptr(), stride, out, out_rows),
+                    3 => fma::<T, 3, 4>(a, a_rows, m.as_ptr(), stride, out, out_rows),
+                    4 => fma::<T, 4, 2>(a, a_rows, m.as_ptr(), stride, out, out_rows),
+                    5 => fma::<T, 5, 2>(a, a_rows, m.as_ptr(), stride, out, out_rows),
+                    _ => fma::<T, TOGETHER, 2>(a, a_rows, m.as_ptr(), stride, out, out_rows),
+                }
+            }
+        }
+        return;
+    }
+    for (a, out) in a.chunks(a_rows.stride).zip(out.chunks_mut(out_rows.stride)) {
+        portable(&a[..a_rows.len], m, stride, &mut out[..out_rows.len]);
+    }
+}
+
+/// `N` rows, `8 * W` columns at a time.
+///
+/// # Safety
+/// AVX2, FMA and F16C; the rows are there; `8 * W` divides a tile.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn tiles_fma<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, mut out: [&mut [f32]; N]) {
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn fma<T: Cached, const N: usize, const W: usize>(
+    a: *const f32,
+    a_rows: Strided,
+    m: *const T,
+    stride: usize,
+    out: *mut f32,
+    out_rows: Strided,
+) {
     use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps};
-    /// Lanes of a register, and registers of a tile.
-    const LANES: usize = 8;
-    const WIDE: usize = TILE / LANES;
-    let (n, tiles) = (a[0].len(), out[0].len() / TILE);
-    assert!(a.iter().all(|a| a.len() == n) && out.iter().all(|out| out.len() >= tiles * TILE));
-    assert!(n == 0 || m.len() >= (n - 1) * stride + tiles * TILE);
-    for tile in 0..tiles {
-        let mut sums = [[_mm256_setzero_ps(); WIDE]; N];
-        for (sums, out) in sums.iter_mut().zip(&out) {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: within a tile of `out`, by the assertions.
-                *sum = unsafe { _mm256_loadu_ps(out.as_ptr().add(tile * TILE + v * LANES)) };
-            }
-        }
-        for i in 0..n {
-            // SAFETY: within row `i` of `m`, by the assertions.
-            let row: [_; WIDE] =
-                std::array::from_fn(|v| unsafe { _mm256_loadu_ps(m.as_ptr().add(i * stride + tile * TILE + v * LANES)) });
-            for (sums, a) in sums.iter_mut().zip(&a) {
-                // SAFETY: `i` is below every `a`'s length, by the assertions.
-                let x = _mm256_set1_ps(unsafe { *a.get_unchecked(i) });
-                for (sum, row) in sums.iter_mut().zip(&row) {
-                    *sum = _mm256_fmadd_ps(x, *row, *sum);
+    for j in (0..out_rows.len).step_by(8 * W) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let mut sums = [[_mm256_setzero_ps(); W]; N];
+            for (q, sums) in sums.iter_mut().enumerate() {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm256_loadu_ps(out.add(q * out_rows.stride + j + 8 * v));
                 }
             }
-        }
-        for (sums, out) in sums.iter().zip(&mut out) {
-            for (v, sum) in sums.iter().enumerate() {
-                // SAFETY: within a tile of `out`, by the assertions.
-                unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(tile * TILE + v * LANES), *sum) };
+            for i in 0..a_rows.len {
+                let row: [_; W] = std::array::from_fn(|v| T::eight(m.add(i * stride + j + 8 * v)));
+                for (q, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm256_set1_ps(*a.add(q * a_rows.stride + i));
+                    for (sum, row) in sums.iter_mut().zip(&row) {
+                        *sum = _mm256_fmadd_ps(x, *row, *sum);
+                    }
+                }
+            }
+            for (q, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    _mm256_storeu_ps(out.add(q * out_rows.stride + j + 8 * v), *sum);
+                }
             }
         }
     }
 }
 
-/// The portable twin.
-fn tiles<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f32]; N]) {
-    for (a, out) in a.into_iter().zip(out) {
-        for (tile, out) in out.chunks_exact_mut(TILE).enumerate() {
-            let mut sums = [0.0f32; TILE];
-            sums.copy_from_slice(out);
-            for (x, row) in a.iter().zip(m.chunks(stride)) {
-                for (sum, y) in sums.iter_mut().zip(&row[tile * TILE..][..TILE]) {
-                    *sum += x * y;
-                }
+/// The portable twin, one row.
+fn portable<T: Cached>(a: &[f32], m: &[T], stride: usize, out: &mut [f32]) {
+    for (tile, out) in out.chunks_exact_mut(TILE).enumerate() {
+        let mut sums = [0.0f32; TILE];
+        sums.copy_from_slice(out);
+        for (x, row) in a.iter().zip(m.chunks(stride)) {
+            for (sum, y) in sums.iter_mut().zip(&row[tile * TILE..][..TILE]) {
+                *sum = x.mul_add(y.to_f32(), *sum);
             }
-            out.copy_from_slice(&sums);
         }
+        out.copy_from_slice(&sums);
     }
 }
 
 /// `f16` to `f32`, exact.
-pub(crate) fn convert<'a>(tile: &[f16], buffer: &'a mut Vec<f32>) -> &'a [f32] {
+fn convert(tile: &[f16], buffer: &mut Vec<f32>) {
     buffer.resize(tile.len(), 0.0);
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx") && std::arch::is_x86_feature_detected!("f16c") {
-        // SAFETY: the machine has both.
-        unsafe { convert_f16c(tile, buffer) };
-        return buffer;
+    if crate::ops::has_avx2() {
+        // SAFETY: the machine has AVX2, FMA and F16C.
+        return unsafe { convert_f16c(tile, buffer) };
     }
     tile.convert_to_f32_slice(buffer);
-    buffer
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -109,6 +179,19 @@ fn convert_f16c(tile: &[f16], out: &mut [f32]) {
     }
 }
 
+/// Asks for memory that will be read soon.
+#[inline(always)]
+pub(crate) fn fetch<T>(soon: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(soon)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: within the slice; and fetching reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(soon.as_ptr().cast::<i8>().wrapping_add(line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = soon;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,18 +202,27 @@ mod tests {
 
     #[test]
     fn the_fma_kernel_agrees_with_its_scalar_twin_and_alone_with_together() {
-        let (a, m) = ([wave(19, 0.7), wave(19, 0.9), wave(19, 1.1)], wave(19 * 64, 0.3));
-        let mut alone = vec![vec![0.5f32; 64]; 3];
-        for (a, out) in a.iter().zip(&mut alone) {
-            accumulate(&mut [(a.as_slice(), out.as_mut_slice())].into_iter(), &m, 64);
+        let (rows, keys, width) = (2 * TOGETHER + 1, 19, 2 * TILE);
+        let (a, m) = (wave(rows * 20, 0.7), wave(keys * 80, 0.3));
+        let halves: Vec<f16> = m.iter().map(|x| f16::from_f32(*x)).collect();
+        let exact: Vec<f32> = halves.iter().map(|h| h.to_f32()).collect();
+        let (a_rows, out_rows) = (Strided { len: keys, stride: 20 }, Strided { len: width, stride: width + 3 });
+        let start = vec![0.5f32; rows * out_rows.stride];
+        let mut alone = start.clone();
+        for (a, out) in a.chunks(20).zip(alone.chunks_mut(out_rows.stride)) {
+            accumulate(a, a_rows, &exact, 80, out, out_rows);
+            let mut slow = vec![0.5f32; width];
+            portable(&a[..keys], &exact, 80, &mut slow);
+            assert_eq!(out[..width], slow, "the same order of fused additions");
+            assert_eq!(out[width..], [0.5; 3], "nothing beyond the row is touched");
         }
-        let mut slow = vec![0.5f32; 64];
-        tiles([&a[0]], &m, 64, [&mut slow]);
-        assert!(alone[0].iter().zip(&slow).all(|(f, s)| (f - s).abs() < 1e-5));
-        for n in 1..=3 {
-            let mut together = vec![vec![0.5f32; 64]; n];
-            accumulate(&mut a.iter().map(Vec::as_slice).zip(together.iter_mut().map(Vec::as_mut_slice)), &m, 64);
-            assert_eq!(together, alone[..n]);
+        for n in 1..=rows {
+            let mut together = start[..n * out_rows.stride].to_vec();
+            accumulate(&a, a_rows, &exact, 80, &mut together, out_rows);
+            assert_eq!(together, alone[..n * out_rows.stride]);
+            together.copy_from_slice(&start[..n * out_rows.stride]);
+            accumulate(&a, a_rows, &halves, 80, &mut together, out_rows);
+            assert_eq!(together, alone[..n * out_rows.stride]);
         }
     }
 
@@ -138,7 +230,7 @@ mod tests {
     fn every_half_becomes_its_own_float() {
         let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
         let mut buffer = Vec::new();
-        for (half, float) in all.iter().zip(convert(&all, &mut buffer)) {
+        for (half, float) in all.iter().zip(f16::floats(&all, &mut buffer)) {
             assert!(half.to_f32() == *float || (half.is_nan() && float.is_nan()), "{half:?}");
         }
     }

@@ -3,9 +3,12 @@
 //! A block of activations `x` becomes `d * q` with `d = max|x| / 127` and `q = round(x / d)`, ties to even. A block that holds
 //! an infinity or NaN becomes NaN as a whole (`d = NaN`, `q = 0`): its row's result is NaN then, and no other row's.
 
+use std::ops::Range;
+
 use crate::pool::{Pool, share};
 
 use super::isa::{Isa, Level};
+use super::panel::Panel;
 use crate::shared::SharedMut;
 
 /// Below this the reciprocal of the scale would overflow; such a block counts as zeros.
@@ -14,11 +17,61 @@ const TINY: f32 = 1e-35;
 /// Rows of fewer numbers than this in all are quantised by the caller alone: waking the others would cost more.
 const ALONE: usize = 16 * 1024;
 
+/// Rows that lie interleaved, as the kernels read them.
+pub(super) const BESIDE: usize = 4;
+
+/// 8-bit numbers of rows. [`Panel::COLS`] columns of all rows come first, then the next columns. Within such a piece
+/// [`BESIDE`] rows lie interleaved: four columns of the first, of the second and so on, then the next four columns; then the
+/// next rows. Rows and columns that are left over lie in the same way.
+#[derive(Default)]
+pub(super) struct Interleaved {
+    q: Vec<i8>,
+    n: usize,
+    cols: usize,
+}
+
+impl Interleaved {
+    fn reset(&mut self, n: usize, cols: usize) {
+        grow(&mut self.q, n * cols);
+        (self.n, self.cols) = (n, cols);
+    }
+
+    /// Where columns from `col` on of the rows from `first` on lie in `q`; `first` is a multiple of [`BESIDE`], `col` of 4.
+    #[inline(always)]
+    fn at(n: usize, cols: usize, first: usize, col: usize) -> usize {
+        let piece = col / Panel::COLS * Panel::COLS;
+        piece * n + first * Panel::COLS.min(cols - piece) + (col - piece) * BESIDE.min(n - first)
+    }
+
+    /// Where `len` columns of up to [`BESIDE`] rows lie.
+    fn range(n: usize, cols: usize, rows: &Range<usize>, col: usize, len: usize) -> Range<usize> {
+        let start = Self::at(n, cols, rows.start, col);
+        start..start + len * rows.len()
+    }
+
+    /// The activations of columns `col..` of rows `first..`, up to the end of the piece of columns.
+    ///
+    /// # Safety
+    /// There are such rows and columns; `first` is a multiple of [`BESIDE`], `col` of 4.
+    #[inline(always)]
+    pub(super) unsafe fn words(&self, first: usize, col: usize) -> *const i8 {
+        debug_assert!(first.is_multiple_of(BESIDE) && first < self.n && col < self.cols);
+        // SAFETY: within `n * cols` numbers.
+        unsafe { self.q.as_ptr().add(Self::at(self.n, self.cols, first, col)) }
+    }
+
+    /// Columns `N b .. N b + N` of a row.
+    pub(super) fn block<const N: usize>(&self, row: usize, b: usize) -> [i8; N] {
+        let first = row / BESIDE * BESIDE;
+        let words = self.q[Self::at(self.n, self.cols, first, b * N)..].as_chunks::<4>().0;
+        std::array::from_fn(|i| words[i / 4 * BESIDE.min(self.n - first) + row - first][i % 4])
+    }
+}
+
 /// Rows in blocks of 32, for the 32-block weight formats.
 #[derive(Default)]
 pub(super) struct Blocks32 {
-    /// `[n][cols]`.
-    pub(super) q: Vec<i8>,
+    pub(super) q: Interleaved,
     /// `[n][cols / 32]`.
     pub(super) d: Vec<f32>,
     /// Sum of a block's `q`, `[n][cols / 32]`.
@@ -30,8 +83,7 @@ pub(super) struct Blocks32 {
 /// Rows in super-blocks of 256, for the K formats.
 #[derive(Default)]
 pub(super) struct Blocks256 {
-    /// `[n][cols]`.
-    pub(super) q: Vec<i8>,
+    pub(super) q: Interleaved,
     /// `[n][cols / 256]`.
     pub(super) d: Vec<f32>,
     /// Sum of each 16 `q`, `[n][cols / 16]`.
@@ -44,21 +96,23 @@ impl Blocks32 {
     /// Quantises `n` rows of `cols` values.
     pub(super) fn fill(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
         let blocks = cols / 32;
-        grow(&mut self.q, n * cols);
+        self.q.reset(n, cols);
         grow(&mut self.d, n * blocks);
         grow(&mut self.sum, n * blocks);
         grow(&mut self.dsum, n * blocks);
-        let (q, d) = (SharedMut::new(&mut self.q), SharedMut::new(&mut self.d));
+        let (q, d) = (SharedMut::new(&mut self.q.q), SharedMut::new(&mut self.d));
         let (sum, dsum) = (SharedMut::new(&mut self.sum), SharedMut::new(&mut self.dsum));
-        each_row(pool, n, cols, |row| {
-            let at = row * blocks..(row + 1) * blocks;
-            // SAFETY: every row is handled once, and rows do not overlap.
-            let (q, d, sum, dsum) =
-                unsafe { (q.slice(row * cols..(row + 1) * cols), d.slice(at.clone()), sum.slice(at.clone()), dsum.slice(at)) };
-            quantise_row::<32>(isa, &x[row * cols..(row + 1) * cols], q, d);
-            for (b, q) in q.as_chunks::<32>().0.iter().enumerate() {
-                sum[b] = q.iter().map(|&q| i32::from(q)).sum();
-                dsum[b] = d[b] * sum[b] as f32;
+        each_few(pool, n, cols, |rows| {
+            let at = rows.start * blocks..rows.end * blocks;
+            // SAFETY: every row is handled once, and groups of rows do not overlap.
+            let (d, sum, dsum) = unsafe { (d.slice(at.clone()), sum.slice(at.clone()), dsum.slice(at)) };
+            // SAFETY: as above; one block at a time.
+            let to = |col| unsafe { q.slice(Interleaved::range(n, cols, &rows, col, 32)) };
+            quantise_rows::<32>(isa, &x[rows.start * cols..rows.end * cols], cols, to, d, |block, q| {
+                sum[block] = q.iter().map(|&q| i32::from(q)).sum();
+            });
+            for ((dsum, d), sum) in dsum.iter_mut().zip(d).zip(sum) {
+                *dsum = *d * *sum as f32;
             }
         });
     }
@@ -67,20 +121,23 @@ impl Blocks32 {
 impl Blocks256 {
     /// Quantises `n` rows of `cols` values.
     pub(super) fn fill(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
-        grow(&mut self.q, n * cols);
+        self.q.reset(n, cols);
         grow(&mut self.d, n * cols / 256);
         grow(&mut self.sum16, n * cols / 16);
         grow(&mut self.sum32, n * cols / 32);
-        let (q, d) = (SharedMut::new(&mut self.q), SharedMut::new(&mut self.d));
+        let (q, d) = (SharedMut::new(&mut self.q.q), SharedMut::new(&mut self.d));
         let (sum16, sum32) = (SharedMut::new(&mut self.sum16), SharedMut::new(&mut self.sum32));
-        each_row(pool, n, cols, |row| {
-            let at = |len: usize| row * cols / len..(row + 1) * cols / len;
-            // SAFETY: every row is handled once, and rows do not overlap.
-            let (q, d, sum16, sum32) = unsafe { (q.slice(at(1)), d.slice(at(256)), sum16.slice(at(16)), sum32.slice(at(32))) };
-            quantise_row::<256>(isa, &x[at(1)], q, d);
-            for (sum, q) in sum16.iter_mut().zip(q.as_chunks::<16>().0) {
-                *sum = q.iter().map(|&q| i16::from(q)).sum();
-            }
+        each_few(pool, n, cols, |rows| {
+            let at = |len: usize| rows.start * cols / len..rows.end * cols / len;
+            // SAFETY: every row is handled once, and groups of rows do not overlap.
+            let (d, sum16, sum32) = unsafe { (d.slice(at(256)), sum16.slice(at(16)), sum32.slice(at(32))) };
+            // SAFETY: as above; one block at a time.
+            let to = |col| unsafe { q.slice(Interleaved::range(n, cols, &rows, col, 256)) };
+            quantise_rows::<256>(isa, &x[at(1)], cols, to, d, |block, q| {
+                for (sum, q) in sum16[block * 16..].iter_mut().zip(q.as_chunks::<16>().0) {
+                    *sum = q.iter().map(|&q| i16::from(q)).sum();
+                }
+            });
             for (sum, halves) in sum32.iter_mut().zip(sum16.as_chunks::<2>().0) {
                 *sum = halves[0] + halves[1];
             }
@@ -88,39 +145,76 @@ impl Blocks256 {
     }
 }
 
-/// Makes room without giving back what a longer prompt needed.
 fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     if buffer.len() < len {
         buffer.resize(len, T::default());
     }
 }
 
-fn each_row(pool: &Pool, n: usize, cols: usize, row: impl Fn(usize) + Sync) {
-    if n == 1 || n * cols < ALONE {
-        (0..n).for_each(row);
+/// Calls `few` on [`BESIDE`] rows at a time.
+fn each_few(pool: &Pool, n: usize, cols: usize, few: impl Fn(Range<usize>) + Sync) {
+    let all = |rows: Range<usize>| {
+        for first in rows.clone().step_by(BESIDE) {
+            few(first..rows.end.min(first + BESIDE));
+        }
+    };
+    if cols == 0 {
+        return;
+    }
+    if n <= BESIDE || n * cols < ALONE {
+        all(0..n);
     } else {
-        pool.run(|thread| share(n, 1, thread, pool.threads()).for_each(&row));
+        pool.run(|thread| all(share(n, BESIDE, thread, pool.threads())));
     }
 }
 
-/// Quantises a row of blocks of `N`, with the instructions there are.
-fn quantise_row<const N: usize>(isa: Isa, x: &[f32], q: &mut [i8], d: &mut [f32]) {
+/// Quantises up to [`BESIDE`] rows `x` of blocks of `N`, with the instructions there are. `to` gives the place of so many
+/// columns of them; `seen` is given each block and its number.
+fn quantise_rows<'a, const N: usize>(
+    isa: Isa,
+    x: &[f32],
+    cols: usize,
+    to: impl Fn(usize) -> &'a mut [i8],
+    d: &mut [f32],
+    mut seen: impl FnMut(usize, &[i8; N]),
+) {
     #[inline(always)]
-    fn row<const N: usize>(x: &[f32], q: &mut [i8], d: &mut [f32]) {
-        for ((x, q), d) in x.as_chunks::<N>().0.iter().zip(q.as_chunks_mut::<N>().0).zip(d) {
-            *d = quantise(x, q);
+    fn rows<'a, const N: usize>(
+        x: &[f32],
+        cols: usize,
+        to: impl Fn(usize) -> &'a mut [i8],
+        d: &mut [f32],
+        seen: &mut impl FnMut(usize, &[i8; N]),
+    ) {
+        let (beside, blocks) = (x.len() / cols, cols / N);
+        for b in 0..blocks {
+            let words = to(b * N).as_chunks_mut::<4>().0;
+            for row in 0..beside {
+                let (x, mut whole) = (&x.as_chunks::<N>().0[row * blocks + b], [0; N]);
+                d[row * blocks + b] = quantise(x, &mut whole);
+                seen(row * blocks + b, &whole);
+                for (word, to) in whole.as_chunks::<4>().0.iter().zip(words[row..].iter_mut().step_by(beside)) {
+                    *to = *word;
+                }
+            }
         }
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn row_avx2<const N: usize>(x: &[f32], q: &mut [i8], d: &mut [f32]) {
-        row::<N>(x, q, d);
+    fn rows_avx2<'a, const N: usize>(
+        x: &[f32],
+        cols: usize,
+        to: impl Fn(usize) -> &'a mut [i8],
+        d: &mut [f32],
+        seen: &mut impl FnMut(usize, &[i8; N]),
+    ) {
+        rows::<N>(x, cols, to, d, seen);
     }
     match isa.level() {
-        Level::Portable => row::<N>(x, q, d),
+        Level::Portable => rows::<N>(x, cols, to, d, &mut seen),
         // SAFETY: an `Isa` is what the machine has.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { row_avx2::<N>(x, q, d) },
+        Level::Avx2 => unsafe { rows_avx2::<N>(x, cols, to, d, &mut seen) },
     }
 }
 
@@ -170,15 +264,18 @@ mod tests {
         assert_eq!(large.d[0], 1.0);
         assert_eq!(large.d[1..], [0.5; 3]);
         for (i, x) in x.iter().enumerate() {
-            assert!((small.d[i / 32] * f32::from(small.q[i]) - x).abs() <= 0.5 * small.d[i / 32] * 1.001);
-            assert_eq!(large.d[i / 256] * f32::from(large.q[i]), *x);
+            let small_q = small.q.block::<32>(i / 512, i % 512 / 32)[i % 32];
+            assert!((small.d[i / 32] * f32::from(small_q) - x).abs() <= 0.5 * small.d[i / 32] * 1.001);
+            assert_eq!(large.d[i / 256] * f32::from(large.q.block::<256>(i / 512, i % 512 / 256)[i % 256]), *x);
         }
         for b in 0..32 {
             let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
-            assert_eq!(small.sum[b], sum(&small.q[b * 32..][..32]));
+            assert_eq!(small.sum[b], sum(&small.q.block::<32>(b / 16, b % 16)));
             assert_eq!(small.dsum[b], small.d[b] * small.sum[b] as f32);
-            assert_eq!(i32::from(large.sum32[b]), sum(&large.q[b * 32..][..32]));
-            assert_eq!(i32::from(large.sum16[2 * b + 1]), sum(&large.q[b * 32 + 16..][..16]));
+            let q = large.q.block::<256>(b / 16, b % 16 / 8);
+            let part = &q[b % 8 * 32..][..32];
+            assert_eq!(i32::from(large.sum32[b]), sum(part));
+            assert_eq!(i32::from(large.sum16[2 * b + 1]), sum(&part[16..]));
         }
     }
 
@@ -191,7 +288,7 @@ mod tests {
             blocks.fill(Isa::best(), &Pool::new(1).unwrap(), &x, 1, 64);
             assert_eq!(blocks.d[0], 1.0 / 127.0);
             assert!(blocks.d[1].is_nan() && blocks.dsum[1].is_nan());
-            assert_eq!(blocks.q[32..64], [0; 32]);
+            assert_eq!(blocks.q.block::<32>(0, 1), [0; 32]);
         }
         let mut q = [1; 32];
         assert_eq!(quantise(&[f32::MIN_POSITIVE; 32], &mut q), 0.0);

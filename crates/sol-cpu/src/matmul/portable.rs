@@ -76,7 +76,7 @@ fn blocks32(job: &Job<'_>, matrix: &Matrix, weights: &[u8], first: usize, sums: 
         let Decoded32 { q, d, min } = decode32(dtype, block);
         for (i, acc) in sums.iter_mut().enumerate() {
             let at = (first + i) * blocks + b;
-            *acc = (dot(&q, &x.q[at * 32..][..32]) as f32).mul_add(d * x.d[at], *acc);
+            *acc = (dot(&q, &x.q.block::<32>(first + i, b)) as f32).mul_add(d * x.d[at], *acc);
             if let Some(min) = min {
                 *acc = min.mul_add(x.dsum[at], *acc);
             }
@@ -90,7 +90,8 @@ fn blocks256(job: &Job<'_>, matrix: &Matrix, weights: &[u8], first: usize, sums:
         let Decoded256 { q, scales, d, mins } = decode256(dtype, block);
         for (i, acc) in sums.iter_mut().enumerate() {
             let at = (first + i) * blocks + b;
-            let xq = x.q[at * 256..][..256].as_chunks::<16>().0;
+            let xq = x.q.block::<256>(first + i, b);
+            let xq = xq.as_chunks::<16>().0;
             let groups = q.as_chunks::<16>().0.iter().zip(xq).zip(scales);
             let sum: i32 = groups.map(|((q, x), scale)| i32::from(scale) * dot(q, x)).sum();
             *acc = (sum as f32).mul_add(d * x.d[at], *acc);

@@ -5,20 +5,28 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::Job;
-use super::unpack::{Rows, field, four, halves, in_lanes, levels, pair, pair_signed, signed, twice, twice_signed, unsigned};
+use super::unpack::{
+    Rows, as_written, field, four, halves, in_lanes, levels, pair, pair_signed, signed, twice, twice_signed, unsigned,
+};
 use super::{HALVES, Sums};
+
+/// The scales of a super-block of `8 * H` interleaved rows.
+#[repr(C, align(64))]
+pub(super) struct Scales<const H: usize> {
+    /// A group's scale, twice as 16 bits.
+    scales: [[__m256i; H]; 16],
+    /// Minimums (or scales, where weights have an offset) of groups `2 p` and `2 p + 1`, 16 bits each.
+    mins: [[__m256i; H]; 8],
+    d: [__m256; H],
+    dmin: [__m256; H],
+}
 
 /// A super-block of `8 * H` interleaved rows.
 #[repr(C, align(64))]
 pub(super) struct Block<const H: usize> {
     /// Columns `4 k .. 4 k + 4` of each row.
     q: [[__m256i; H]; 64],
-    /// A group's scale, twice as 16 bits.
-    scales: [[__m256i; H]; 16],
-    /// Minimums (or scales, where `q` has an offset) of groups `2 p` and `2 p + 1`, 16 bits each.
-    mins: [[__m256i; H]; 8],
-    d: [__m256; H],
-    dmin: [__m256; H],
+    scales: Scales<H>,
 }
 
 /// How a format's super-blocks are read. All functions are to be inlined into kernels that enable AVX2 and F16C.
@@ -27,15 +35,75 @@ pub(super) trait Format {
     const BYTES: usize;
     /// 8 of 32 weights or 16 of 16.
     const GROUPS: usize;
-    /// How many products of `q` sum up to no more than 16 bits hold, in pairs; 0: `q` is signed.
+    /// How many products of weights sum up to no more than 16 bits hold, in pairs; 0: weights are signed.
     const WIDEN: usize;
-    /// What `q` is too large by.
+    /// What weights are too large by.
     const OFFSET: i32 = 0;
     /// Whether there are minimums.
     const MIN: bool = false;
 
-    /// Interleaves the super-block at byte `at` into half `h`.
-    unsafe fn read<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h: usize);
+    /// Interleaves the scales of the super-block at byte `at` into half `h`.
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize);
+
+    /// Interleaves the weights of the super-block at byte `at`, sixteen columns at a time.
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink);
+}
+
+/// Where interleaved weights go.
+pub(super) trait Sink {
+    /// Columns `16 i .. 16 i + 16` of eight rows, each `i` of sixteen once, in any order. To be inlined as a [`Format`].
+    unsafe fn sixteen(&mut self, i: usize, w: [__m256i; 4]);
+}
+
+/// Into half `h` of a panel.
+struct Store<'a, const H: usize> {
+    q: &'a mut [[__m256i; H]; 64],
+    h: usize,
+}
+
+impl<const H: usize> Sink for Store<'_, H> {
+    #[inline(always)]
+    unsafe fn sixteen(&mut self, i: usize, w: [__m256i; 4]) {
+        for (to, w) in self.q[4 * i..4 * i + 4].iter_mut().zip(w) {
+            to[self.h] = w;
+        }
+    }
+}
+
+/// Times the activations of `C` input rows, at once: weights that meet few rows are not worth storing.
+struct Multiply<'a, F, const C: usize> {
+    x: *const i8,
+    scales: &'a [[__m256i; 1]; 16],
+    sums: [__m256i; C],
+    format: PhantomData<F>,
+}
+
+impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
+    #[inline(always)]
+    unsafe fn sixteen(&mut self, i: usize, w: [__m256i; 4]) {
+        // SAFETY: see `Rows`; the activations have a super-block of sixteen times sixteen columns.
+        unsafe {
+            let scale = self.scales[i * F::GROUPS / 16][0];
+            let x = self.x.add(i * 16 * C);
+            let step = if F::WIDEN == 0 { 1 } else { F::WIDEN.min(4) };
+            for start in (0..4).step_by(step) {
+                for c in 0..C {
+                    let mut short = product::<F>(w[start], four(x.add((start * C + c) * 4)));
+                    for k in start + 1..start + step {
+                        short = _mm256_add_epi16(short, product::<F>(w[k], four(x.add((k * C + c) * 4))));
+                    }
+                    self.sums[c] = _mm256_add_epi32(self.sums[c], _mm256_madd_epi16(short, scale));
+                }
+            }
+        }
+    }
+}
+
+/// Sums of neighbouring products, 16 bits each.
+#[inline(always)]
+unsafe fn product<F: Format>(w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: the caller enables AVX2.
+    unsafe { if F::WIDEN == 0 { signed(w, x) } else { unsigned(w, x) } }
 }
 
 pub(super) struct Tile<F>(PhantomData<F>);
@@ -48,14 +116,20 @@ impl<F: Format> super::Tile for Tile<F> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn few<const C: usize>(job: &Job<'_>, rows: &Rows, first: usize, sums: &mut Sums<1, C>) {
         let mut acc = *sums;
-        // SAFETY: any bytes are a block.
-        let mut block: Block<1> = unsafe { std::mem::zeroed() };
+        // SAFETY: any bytes are scales.
+        let mut scales: Scales<1> = unsafe { std::mem::zeroed() };
+        let x = &job.q256.q;
         for b in 0..job.matrix.cols() / 256 {
-            // SAFETY: block `b` lies within each row.
+            // SAFETY: block `b` lies within each row and within the activations.
             unsafe {
                 rows.prefetch(b * F::BYTES, F::BYTES);
-                F::read(rows, b * F::BYTES, &mut block, 0);
-                add::<F, 1, C>(job, &block, b, first, &mut acc);
+                F::scales(rows, b * F::BYTES, &mut scales, 0);
+                let sums = [_mm256_setzero_si256(); C];
+                let mut multiply =
+                    Multiply::<F, C> { x: x.words(first, b * 256), scales: &scales.scales, sums, format: PhantomData };
+                F::weights(rows, b * F::BYTES, &mut multiply);
+                let sums = multiply.sums.map(|sum| [sum]);
+                settle::<F, 1, C>(job, &scales, &sums, b, first, &mut acc);
             }
         }
         *sums = acc;
@@ -67,7 +141,8 @@ impl<F: Format> super::Tile for Tile<F> {
             // SAFETY: block `b` lies within each row.
             unsafe {
                 rows.prefetch(b * F::BYTES, F::BYTES);
-                F::read(rows, b * F::BYTES, block, half);
+                F::scales(rows, b * F::BYTES, &mut block.scales, half);
+                F::weights(rows, b * F::BYTES, &mut Store { q: &mut block.q, h: half });
             }
         }
     }
@@ -75,41 +150,37 @@ impl<F: Format> super::Tile for Tile<F> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn many<const C: usize>(job: &Job<'_>, panel: &[Self::Block], start: usize, first: usize, sums: &mut Sums<HALVES, C>) {
         let mut acc = *sums;
+        let x = &job.q256.q;
         for (b, block) in panel.iter().enumerate() {
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
-            unsafe { add::<F, HALVES, C>(job, block, start + b, first, &mut acc) };
+            unsafe {
+                let sums = products::<F, HALVES, C>(block, x.words(first, (start + b) * 256));
+                settle::<F, HALVES, C>(job, &block.scales, &sums, start + b, first, &mut acc);
+            }
         }
         *sums = acc;
     }
 }
 
-/// Adds the products of one super-block.
+/// The integer sums of a super-block's products, scales included.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
-unsafe fn add<F: Format, const H: usize, const C: usize>(
-    job: &Job<'_>,
-    block: &Block<H>,
-    b: usize,
-    first: usize,
-    acc: &mut Sums<H, C>,
-) {
-    // SAFETY: the caller enables the instructions, block `b` and rows `first..first + C` exist in the activations.
+unsafe fn products<F: Format, const H: usize, const C: usize>(block: &Block<H>, x: *const i8) -> [[__m256i; H]; C] {
+    // SAFETY: the caller enables the instructions; `x` is a super-block of `C` input rows.
     unsafe {
-        let (x, cols) = (job.q256, job.matrix.cols());
-        let q = x.q.as_ptr().add(first * cols + b * 256);
         let mut sums = [[_mm256_setzero_si256(); H]; C];
         let step = if F::WIDEN == 0 { 1 } else { F::WIDEN };
         let words = 64 / F::GROUPS;
-        for (g, scale) in block.scales[..F::GROUPS].iter().enumerate() {
-            let (w, q) = (&block.q[g * words..][..words], q.add(g * words * 4));
+        for (g, scale) in block.scales.scales[..F::GROUPS].iter().enumerate() {
+            let (w, x) = (&block.q[g * words..][..words], x.add(g * words * 4 * C));
             for start in (0..words).step_by(step) {
                 let mut short = [[_mm256_setzero_si256(); H]; C];
                 for k in start..start + step {
                     for c in 0..C {
-                        let x = four(q.add(c * cols + 4 * k));
+                        let x = four(x.add((k * C + c) * 4));
                         for h in 0..H {
-                            let product = if F::WIDEN == 0 { signed(w[k][h], x) } else { unsigned(w[k][h], x) };
-                            short[c][h] = if k == start { product } else { _mm256_add_epi16(short[c][h], product) };
+                            let product = product::<F>(w[k][h], x);
+                            short[c][h] = if k == start { product } else { as_written(_mm256_add_epi16(short[c][h], product)) };
                         }
                     }
                 }
@@ -120,12 +191,30 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
                 }
             }
         }
+        sums
+    }
+}
+
+/// Adds a super-block's sums to those of the row, and what minimums and offsets make.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
+unsafe fn settle<F: Format, const H: usize, const C: usize>(
+    job: &Job<'_>,
+    scales: &Scales<H>,
+    sums: &[[__m256i; H]; C],
+    b: usize,
+    first: usize,
+    acc: &mut Sums<H, C>,
+) {
+    // SAFETY: the caller enables the instructions, block `b` and rows `first..first + C` exist in the activations.
+    unsafe {
+        let (x, cols) = (job.q256, job.matrix.cols());
         for c in 0..C {
             let mut mins = [_mm256_setzero_si256(); H];
             if F::MIN || F::OFFSET != 0 {
                 let sums = if F::GROUPS == 16 { &x.sum16 } else { &x.sum32 };
                 let sums = sums.as_ptr().add((first + c) * (cols / 256 * F::GROUPS) + b * F::GROUPS);
-                for (p, min) in block.mins[..F::GROUPS / 2].iter().enumerate() {
+                for (p, min) in scales.mins[..F::GROUPS / 2].iter().enumerate() {
                     let two = four(sums.add(2 * p).cast());
                     for h in 0..H {
                         mins[h] = _mm256_add_epi32(mins[h], _mm256_madd_epi16(min[h], two));
@@ -138,9 +227,9 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
                 if F::OFFSET != 0 {
                     sum = _mm256_sub_epi32(sum, _mm256_mullo_epi32(mins[h], _mm256_set1_epi32(F::OFFSET)));
                 }
-                acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(block.d[h], d), acc[c][h]);
+                acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scales.d[h], d), acc[c][h]);
                 if F::MIN {
-                    acc[c][h] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(mins[h]), _mm256_mul_ps(block.dmin[h], d), acc[c][h]);
+                    acc[c][h] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(mins[h]), _mm256_mul_ps(scales.dmin[h], d), acc[c][h]);
                 }
             }
         }
@@ -149,7 +238,7 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
 
 /// Scales and minimums of Q4_K and Q5_K, which share their first 16 bytes.
 #[inline(always)]
-unsafe fn six_bits<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h: usize) {
+unsafe fn six_bits<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
     // SAFETY: the caller's promises.
     unsafe {
         let [dd, a, b, c] = rows.words16(at);
@@ -168,7 +257,7 @@ unsafe fn six_bits<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h:
 
 /// Signed scales for each 16 weights, also as the minimums' place wants them.
 #[inline(always)]
-unsafe fn signed_scales<const H: usize>(scales: [__m256i; 4], to: &mut Block<H>, h: usize) {
+unsafe fn signed_scales<const H: usize>(scales: [__m256i; 4], to: &mut Scales<H>, h: usize) {
     // SAFETY: the caller's promises.
     unsafe {
         for g in 0..16 {
@@ -189,16 +278,20 @@ impl Format for Q4K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn read<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
-        unsafe {
-            six_bits(rows, at, to, h);
-            for i in 0..8 {
-                let k = i / 2 * 16 + i % 2 * 4;
-                for (j, v) in rows.words16(at + 16 + 16 * i).into_iter().enumerate() {
-                    to.q[k + j][h] = field::<0>(v, 15);
-                    to.q[k + 8 + j][h] = field::<4>(v, 15);
-                }
+        unsafe { six_bits(rows, at, to, h) };
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for i in 0..8 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let v = rows.words16(at + 16 + 16 * i);
+                let k = i / 2 * 4 + i % 2;
+                to.sixteen(k, fields::<0>(v, 15));
+                to.sixteen(k + 2, fields::<4>(v, 15));
             }
         }
     }
@@ -213,20 +306,23 @@ impl Format for Q5K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn read<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
-        unsafe {
-            six_bits(rows, at, to, h);
-            for half in 0..2 {
+        unsafe { six_bits(rows, at, to, h) };
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for half in 0..2 {
+            // SAFETY: the caller's promises.
+            unsafe {
                 // Bit g of each byte is the fifth bit of group g.
                 let mut high = rows.words16(at + 16 + 16 * half);
                 for i in 0..4 {
-                    let k = i * 16 + half * 4;
-                    for (j, v) in rows.words16(at + 48 + 32 * i + 16 * half).into_iter().enumerate() {
-                        to.q[k + j][h] = _mm256_or_si256(field::<0>(v, 15), field::<-4>(high[j], 16));
-                        to.q[k + 8 + j][h] = _mm256_or_si256(field::<4>(v, 15), field::<-3>(high[j], 16));
-                        high[j] = _mm256_srli_epi16::<2>(high[j]);
-                    }
+                    let v = rows.words16(at + 48 + 32 * i + 16 * half);
+                    to.sixteen(4 * i + half, both(fields::<0>(v, 15), fields::<-4>(high, 16)));
+                    to.sixteen(4 * i + half + 2, both(fields::<4>(v, 15), fields::<-3>(high, 16)));
+                    high = high.map(|high| _mm256_srli_epi16::<2>(high));
                 }
             }
         }
@@ -242,23 +338,27 @@ impl Format for Q6K {
     const OFFSET: i32 = 32;
 
     #[inline(always)]
-    unsafe fn read<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             signed_scales(rows.words16(at + 192), to, h);
             to.d[h] = rows.half(at + 208);
-            for i in 0..4 {
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for i in 0..4 {
+            // SAFETY: the caller's promises.
+            unsafe {
                 let (n, half) = (i / 2, i % 2);
-                let a = rows.words16(at + 64 * n + 16 * half);
-                let b = rows.words16(at + 64 * n + 32 + 16 * half);
                 let high = rows.words16(at + 128 + 32 * n + 16 * half);
-                for j in 0..4 {
-                    let k = 32 * n + 4 * half + j;
-                    to.q[k][h] = _mm256_or_si256(field::<0>(a[j], 15), field::<-4>(high[j], 48));
-                    to.q[k + 8][h] = _mm256_or_si256(field::<0>(b[j], 15), field::<-2>(high[j], 48));
-                    to.q[k + 16][h] = _mm256_or_si256(field::<4>(a[j], 15), field::<0>(high[j], 48));
-                    to.q[k + 24][h] = _mm256_or_si256(field::<4>(b[j], 15), field::<2>(high[j], 48));
-                }
+                let a = rows.words16(at + 64 * n + 16 * half);
+                to.sixteen(8 * n + half, both(fields::<0>(a, 15), fields::<-4>(high, 48)));
+                to.sixteen(8 * n + half + 4, both(fields::<4>(a, 15), fields::<0>(high, 48)));
+                let b = rows.words16(at + 64 * n + 32 + 16 * half);
+                to.sixteen(8 * n + half + 2, both(fields::<0>(b, 15), fields::<-2>(high, 48)));
+                to.sixteen(8 * n + half + 6, both(fields::<4>(b, 15), fields::<2>(high, 48)));
             }
         }
     }
@@ -273,7 +373,7 @@ impl Format for Q2K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn read<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let both = rows.words16(at);
@@ -284,14 +384,19 @@ impl Format for Q2K {
             for p in 0..8 {
                 to.mins[p][h] = pair(field::<4>(both[p / 2], 15), p as i8 % 2 * 2);
             }
-            for i in 0..4 {
-                let k = i / 2 * 32 + i % 2 * 4;
-                for (j, v) in rows.words16(at + 16 + 16 * i).into_iter().enumerate() {
-                    to.q[k + j][h] = field::<0>(v, 3);
-                    to.q[k + 8 + j][h] = field::<2>(v, 3);
-                    to.q[k + 16 + j][h] = field::<4>(v, 3);
-                    to.q[k + 24 + j][h] = field::<6>(v, 3);
-                }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for i in 0..4 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let (v, k) = (rows.words16(at + 16 + 16 * i), i / 2 * 8 + i % 2);
+                to.sixteen(k, fields::<0>(v, 3));
+                to.sixteen(k + 2, fields::<2>(v, 3));
+                to.sixteen(k + 4, fields::<4>(v, 3));
+                to.sixteen(k + 6, fields::<6>(v, 3));
             }
         }
     }
@@ -306,7 +411,7 @@ impl Format for Q3K {
     const OFFSET: i32 = 4;
 
     #[inline(always)]
-    unsafe fn read<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let (a, b, c) = (rows.word(at + 96), rows.word(at + 100), rows.word(at + 104));
@@ -319,18 +424,23 @@ impl Format for Q3K {
             ];
             signed_scales(scales, to, h);
             to.d[h] = rows.half(at + 108);
-            for half in 0..2 {
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for half in 0..2 {
+            // SAFETY: the caller's promises.
+            unsafe {
                 // Bit g of each byte is the third bit of group g of 32.
                 let mut high = rows.words16(at + 16 * half);
                 for n in 0..2 {
-                    for (j, v) in rows.words16(at + 32 + 32 * n + 16 * half).into_iter().enumerate() {
-                        let k = 32 * n + 4 * half + j;
-                        to.q[k][h] = _mm256_or_si256(field::<0>(v, 3), field::<-2>(high[j], 4));
-                        to.q[k + 8][h] = _mm256_or_si256(field::<2>(v, 3), field::<-1>(high[j], 4));
-                        to.q[k + 16][h] = _mm256_or_si256(field::<4>(v, 3), field::<0>(high[j], 4));
-                        to.q[k + 24][h] = _mm256_or_si256(field::<6>(v, 3), field::<1>(high[j], 4));
-                        high[j] = _mm256_srli_epi16::<4>(high[j]);
-                    }
+                    let (v, k) = (rows.words16(at + 32 + 32 * n + 16 * half), 8 * n + half);
+                    to.sixteen(k, both(fields::<0>(v, 3), fields::<-2>(high, 4)));
+                    to.sixteen(k + 2, both(fields::<2>(v, 3), fields::<-1>(high, 4)));
+                    to.sixteen(k + 4, both(fields::<4>(v, 3), fields::<0>(high, 4)));
+                    to.sixteen(k + 6, both(fields::<6>(v, 3), fields::<1>(high, 4)));
+                    high = high.map(|high| _mm256_srli_epi16::<4>(high));
                 }
             }
         }
@@ -345,7 +455,7 @@ impl Format for Iq4Xs {
     const WIDEN: usize = 0;
 
     #[inline(always)]
-    unsafe fn read<const H: usize>(rows: &Rows, at: usize, to: &mut Block<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let (first, low) = (rows.word(at), rows.word(at + 4));
@@ -358,12 +468,34 @@ impl Format for Iq4Xs {
                 let scale = _mm256_sub_epi32(scale, _mm256_set1_epi32(32));
                 to.scales[g as usize][h] = in_lanes(scale, [0, 1, 0, 1]);
             }
-            for i in 0..8 {
-                for (j, v) in rows.words16(at + 8 + 16 * i).into_iter().enumerate() {
-                    to.q[8 * i + j][h] = levels(field::<0>(v, 15));
-                    to.q[8 * i + 4 + j][h] = levels(field::<4>(v, 15));
-                }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for i in 0..8 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let v = rows.words16(at + 8 + 16 * i);
+                to.sixteen(2 * i, fields::<0>(v, 15).map(|v| levels(v)));
+                to.sixteen(2 * i + 1, fields::<4>(v, 15).map(|v| levels(v)));
             }
         }
+    }
+}
+
+/// [`field`] of each.
+#[inline(always)]
+unsafe fn fields<const SHIFT: i32>(v: [__m256i; 4], mask: u8) -> [__m256i; 4] {
+    // SAFETY: the caller's promises.
+    unsafe { [field::<SHIFT>(v[0], mask), field::<SHIFT>(v[1], mask), field::<SHIFT>(v[2], mask), field::<SHIFT>(v[3], mask)] }
+}
+
+/// Low and high bits together.
+#[inline(always)]
+unsafe fn both(a: [__m256i; 4], b: [__m256i; 4]) -> [__m256i; 4] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1]), _mm256_or_si256(a[2], b[2]), _mm256_or_si256(a[3], b[3])]
     }
 }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::Job;
-use super::unpack::{Rows, field, four, halves, in_lanes, levels, signed, unsigned};
+use super::unpack::{Rows, as_written, field, four, halves, in_lanes, levels, signed, unsigned};
 use super::{HALVES, Sums};
 
 /// A block of `8 * H` interleaved rows.
@@ -94,13 +94,13 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
     // SAFETY: the caller enables the instructions, block `b` and rows `first..first + C` exist in the activations.
     unsafe {
         let (x, cols) = (job.q32, job.matrix.cols());
-        let q = x.q.as_ptr().add(first * cols + b * 32);
+        let q = x.q.words(first, b * 32);
         let mut sums = [[_mm256_setzero_si256(); H]; C];
         let ones = _mm256_set1_epi16(1);
         if F::WIDEN == 0 {
             for (k, w) in block.q.iter().enumerate() {
                 for c in 0..C {
-                    let x = four(q.add(c * cols + 4 * k));
+                    let x = four(q.add((k * C + c) * 4));
                     for h in 0..H {
                         let product = _mm256_madd_epi16(signed(w[h], x), ones);
                         sums[c][h] = if k == 0 { product } else { _mm256_add_epi32(sums[c][h], product) };
@@ -112,10 +112,10 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
                 let mut short = [[_mm256_setzero_si256(); H]; C];
                 for k in start..start + F::WIDEN {
                     for c in 0..C {
-                        let x = four(q.add(c * cols + 4 * k));
+                        let x = four(q.add((k * C + c) * 4));
                         for h in 0..H {
                             let product = unsigned(block.q[k][h], x);
-                            short[c][h] = if k == start { product } else { _mm256_add_epi16(short[c][h], product) };
+                            short[c][h] = if k == start { product } else { as_written(_mm256_add_epi16(short[c][h], product)) };
                         }
                     }
                 }

@@ -23,6 +23,10 @@ use unpack::Rows;
 /// Input rows that share a load of the panel.
 const WIDTH: usize = 4;
 
+/// Input rows that one unpacking of the weights serves: with [`Panel::COLS`] columns, 8-bit numbers that stay in the
+/// second-level cache.
+const PASS: usize = 256;
+
 /// Weight rows of a panel, in halves of eight.
 const HALVES: usize = 2;
 
@@ -94,7 +98,12 @@ unsafe fn tiles<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
             2 => few::<T, 2>(job, block),
             3 => few::<T, 3>(job, block),
             4 => few::<T, 4>(job, block),
-            _ => panels::<T>(job, block, panel),
+            _ => {
+                for start in block.columns.clone().step_by(PASS) {
+                    let columns = start..block.columns.end.min(start + PASS);
+                    panels::<T>(job, &Block { rows: block.rows.clone(), columns }, panel);
+                }
+            }
         }
     }
 }
@@ -117,23 +126,19 @@ unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, block: &Block) {
 /// As [`tiles`].
 unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     let blocks = job.matrix.cols() / T::BLOCK;
-    let tiles = block.rows.clone().step_by(8 * HALVES).map(|row| row..block.rows.end.min(row + 8 * HALVES));
     let mut start = 0;
     loop {
         let end = blocks.min(start + Panel::COLS / T::BLOCK);
-        let (long, last) = (end - start, end == blocks);
+        let last = end == blocks;
         // SAFETY: a panel block is vectors of numbers, whose bytes may be any; all are written before use.
-        let panel = unsafe { panel.blocks::<T::Block>(tiles.len() * long) };
-        let part = |tile: usize| tile * long..(tile + 1) * long;
-        for (t, rows) in tiles.clone().enumerate() {
+        let panel = unsafe { panel.blocks::<T::Block>(end - start) };
+        for row in block.rows.clone().step_by(8 * HALVES) {
+            let rows = row..block.rows.end.min(row + 8 * HALVES);
             for half in 0..HALVES {
                 // SAFETY: the caller's promises.
-                unsafe { T::pack(&Rows::new(job.matrix, rows.start + 8 * half), start..end, &mut panel[part(t)], half) };
+                unsafe { T::pack(&Rows::new(job.matrix, row + 8 * half), start..end, panel, half) };
             }
-        }
-        for first in block.columns.clone().step_by(WIDTH) {
-            for (t, rows) in tiles.clone().enumerate() {
-                let panel = &panel[part(t)];
+            for first in block.columns.clone().step_by(WIDTH) {
                 // SAFETY: the caller's promises, and the panel is packed.
                 unsafe {
                     match block.columns.end - first {
@@ -186,17 +191,21 @@ fn zero() -> __m256 {
 /// `rows` and input rows `first..first + C` are the job's, and nobody else works on them.
 #[target_feature(enable = "avx2")]
 unsafe fn resume<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &mut Sums<H, C>) {
-    for (c, sums) in sums.iter_mut().enumerate() {
-        for (h, sum) in sums.iter_mut().enumerate() {
-            let row = rows.start + 8 * h;
-            let mut values = [0.0; 8];
-            let live = 8.min(rows.end.saturating_sub(row));
-            for (i, value) in values[..live].iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                *value = unsafe { *job.at(first + c, row + i) };
+    for h in 0..H {
+        let row = rows.start + 8 * h;
+        let live = 8.min(rows.end.saturating_sub(row));
+        for (c, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: `live` outputs from `row` on are this thread's.
+            unsafe {
+                let at = job.at(first + c, row);
+                let mut values = [0.0; 8];
+                sums[h] = _mm256_loadu_ps(if live == 8 {
+                    at
+                } else {
+                    std::ptr::copy_nonoverlapping(at, values.as_mut_ptr(), live);
+                    values.as_ptr()
+                });
             }
-            // SAFETY: eight floats.
-            *sum = unsafe { _mm256_loadu_ps(values.as_ptr()) };
         }
     }
 }

@@ -170,3 +170,14 @@ pub(super) unsafe fn four(x: *const i8) -> __m256i {
     // SAFETY: see the module.
     unsafe { _mm256_set1_epi32(x.cast::<i32>().read_unaligned()) }
 }
+
+/// The same, but the compiler does not know: it would otherwise turn chains of integer additions, which fill the registers
+/// just right, into trees, which do not fit.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn as_written(v: __m256i) -> __m256i {
+    let mut v = v;
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
+}
