@@ -37,8 +37,8 @@ macro_rules! vectorised {
                 fn avx2($($arg: $type),*) {
                     body($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the machine has AVX2.
+                if $crate::matmul::Isa::selected().has_avx2() {
+                    // SAFETY: an `Isa` is what the machine has.
                     return unsafe { avx2($($arg),*) };
                 }
             }

@@ -4,6 +4,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::cache::TILE;
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::Isa;
 
 /// Queries that share the loads of a tile: three times four sums of eight fill twelve of AVX2's sixteen registers.
 pub(crate) const TOGETHER: usize = 3;
@@ -22,8 +24,8 @@ pub(crate) fn accumulate<'a>(pairs: &mut dyn Iterator<Item = (&'a [f32], &'a mut
 
 fn dispatch<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f32]; N]) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        // SAFETY: the machine has both.
+    if Isa::selected().has_avx2() {
+        // SAFETY: an `Isa` is what the machine has.
         return unsafe { tiles_fma(a, m, stride, out) };
     }
     tiles(a, m, stride, out);
@@ -68,7 +70,7 @@ fn tiles_fma<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, mut out: 
     }
 }
 
-/// The portable twin.
+/// The portable twin, with the same bits.
 fn tiles<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f32]; N]) {
     for (a, out) in a.into_iter().zip(out) {
         for (tile, out) in out.chunks_exact_mut(TILE).enumerate() {
@@ -76,7 +78,7 @@ fn tiles<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f
             sums.copy_from_slice(out);
             for (x, row) in a.iter().zip(m.chunks(stride)) {
                 for (sum, y) in sums.iter_mut().zip(&row[tile * TILE..][..TILE]) {
-                    *sum += x * y;
+                    *sum = x.mul_add(*y, *sum);
                 }
             }
             out.copy_from_slice(&sums);
@@ -88,8 +90,8 @@ fn tiles<const N: usize>(a: [&[f32]; N], m: &[f32], stride: usize, out: [&mut [f
 pub(crate) fn convert<'a>(tile: &[f16], buffer: &'a mut Vec<f32>) -> &'a [f32] {
     buffer.resize(tile.len(), 0.0);
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx") && std::arch::is_x86_feature_detected!("f16c") {
-        // SAFETY: the machine has both.
+    if Isa::selected().has_avx2() {
+        // SAFETY: an `Isa` is what the machine has.
         unsafe { convert_f16c(tile, buffer) };
         return buffer;
     }
@@ -126,7 +128,7 @@ mod tests {
         }
         let mut slow = vec![0.5f32; 64];
         tiles([&a[0]], &m, 64, [&mut slow]);
-        assert!(alone[0].iter().zip(&slow).all(|(f, s)| (f - s).abs() < 1e-5));
+        assert_eq!(alone[0], slow);
         for n in 1..=3 {
             let mut together = vec![vec![0.5f32; 64]; n];
             accumulate(&mut a.iter().map(Vec::as_slice).zip(together.iter_mut().map(Vec::as_mut_slice)), &m, 64);
