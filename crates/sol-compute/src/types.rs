@@ -38,6 +38,14 @@ pub enum ComputeError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A setting names instructions that this machine does not have.
+    #[error("SOL_ISA is '{asked}', but this machine has: {available}; choose one of these, or leave SOL_ISA unset")]
+    InstructionSet {
+        /// The setting.
+        asked: String,
+        /// What it could be.
+        available: String,
+    },
     /// Threads could not be started, or the number asked for makes no sense.
     #[error("{0}")]
     Threads(String),

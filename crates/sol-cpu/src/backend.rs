@@ -9,7 +9,7 @@ use sol_compute::{
 use crate::attention::{AttentionScratch, attend};
 use crate::cache::Cache;
 use crate::experts::{self, ExpertScratch};
-use crate::matmul::{Matrix, Part, Scratch, linear, simd_name};
+use crate::matmul::{Isa, Matrix, Part, Scratch, linear, simd_name};
 use crate::ops;
 use crate::pool::Pool;
 use crate::tensor::Tensor;
@@ -25,7 +25,8 @@ pub struct Cpu {
 impl Cpu {
     /// `threads` threads, the caller's among them; `None`: one for each core.
     pub fn new(threads: Option<usize>) -> Result<Self, ComputeError> {
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        Isa::check()?;
+        let threads = threads.unwrap_or_else(cores);
         let pool = Pool::new(threads)?;
         Ok(Self {
             products: Mutex::new(Scratch::new()),
@@ -39,6 +40,22 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
+
+    /// What the user should know: why it is slower than it could be.
+    pub fn notices(&self) -> Vec<String> {
+        let (threads, cores) = (self.threads(), cores());
+        let crowded = (threads > cores).then(|| {
+            format!(
+                "{threads} threads were asked for, but this process may use {cores} cores: more threads than cores do not help"
+            )
+        });
+        Isa::selected().notice().into_iter().chain(crowded).collect()
+    }
+}
+
+/// Cores that this process may use: what its affinity and its control group's share of time leave.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A panic while a buffer was held leaves nothing in it that the next user reads.

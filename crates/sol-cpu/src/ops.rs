@@ -24,15 +24,6 @@ pub(crate) fn split(pool: &Pool, out: &mut [f32], unit: usize, f: impl Fn(usize,
     });
 }
 
-/// Whether this machine has what the AVX2 kernels use.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(crate) fn has_avx2() -> bool {
-    std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("fma")
-        && std::arch::is_x86_feature_detected!("f16c")
-}
-
 /// Gives `body` AVX2 code where the machine has it; the source is one and the same.
 macro_rules! vectorised {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
@@ -46,8 +37,8 @@ macro_rules! vectorised {
                 fn avx2($($arg: $type),*) {
                     body($($arg),*)
                 }
-                if has_avx2() {
-                    // SAFETY: the machine has AVX2.
+                if $crate::matmul::Isa::selected().has_avx2() {
+                    // SAFETY: an `Isa` is what the machine has.
                     return unsafe { avx2($($arg),*) };
                 }
             }

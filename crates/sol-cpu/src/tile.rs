@@ -4,6 +4,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::cache::TILE;
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::Isa;
 
 /// Queries that share the loads of a tile: six times two sums of eight fill twelve of AVX2's sixteen registers.
 pub(crate) const TOGETHER: usize = 6;
@@ -78,9 +80,9 @@ pub(crate) fn accumulate<T: Cached>(a: &[f32], a_rows: Strided, m: &[T], stride:
     assert!(out.len() >= (count - 1) * out_rows.stride + out_rows.len && a.len() >= (count - 1) * a_rows.stride + a_rows.len);
     assert!(m.len() >= (a_rows.len - 1) * stride + out_rows.len);
     #[cfg(target_arch = "x86_64")]
-    if crate::ops::has_avx2() {
+    if Isa::selected().has_avx2() {
         for first in (0..count).step_by(TOGETHER) {
-            // SAFETY: the machine has the instructions, and the rows are there by the assertions.
+            // SAFETY: an `Isa` is what the machine has, and the rows are there by the assertions.
             unsafe {
                 let (a, out) = (a.as_ptr().add(first * a_rows.stride), out.as_mut_ptr().add(first * out_rows.stride));
                 match count - first {
@@ -160,8 +162,8 @@ fn portable<T: Cached>(a: &[f32], m: &[T], stride: usize, out: &mut [f32]) {
 fn convert(tile: &[f16], buffer: &mut Vec<f32>) {
     buffer.resize(tile.len(), 0.0);
     #[cfg(target_arch = "x86_64")]
-    if crate::ops::has_avx2() {
-        // SAFETY: the machine has AVX2, FMA and F16C.
+    if Isa::selected().has_avx2() {
+        // SAFETY: an `Isa` is what the machine has.
         return unsafe { convert_f16c(tile, buffer) };
     }
     tile.convert_to_f32_slice(buffer);

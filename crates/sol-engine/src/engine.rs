@@ -20,6 +20,9 @@ impl Sequence {
 }
 
 /// A decoder with its cache and work buffers.
+///
+/// When a file of its checkpoint changes while it is in use, every request from then on is an error
+/// ([`sol_weights::Error::ChangedInUse`]); other engines go on.
 pub struct Engine<B: Backend> {
     model: Model<B>,
     cache: B::Cache,
@@ -70,6 +73,9 @@ impl<B: Backend> Engine<B> {
             return Err(Error::EmptyPrompt);
         }
         self.check(sequence, tokens)?;
+        if tokens.len() > 1 {
+            self.model.checkpoint().unchanged()?;
+        }
         let last = tokens.len() - 1;
         for (i, piece) in tokens.chunks(self.workspace.rows()).enumerate() {
             if stop() {
@@ -93,6 +99,7 @@ impl<B: Backend> Engine<B> {
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
         self.check(sequence, tokens)?;
+        self.model.checkpoint().unchanged()?;
         if self.workspace.outputs() < self.workspace.rows() {
             let rows = self.workspace.rows().min(memory::SCORED_ROWS);
             self.workspace = self.model.workspace(rows, rows);
@@ -160,11 +167,14 @@ impl<B: Backend> Engine<B> {
         let sequences = &[0; memory::PREFILL_ROWS][..tokens.len()];
         let batch = Batch { tokens, positions, sequences, tables: &[&sequence.blocks] };
         self.model.forward(&batch, outputs, &mut self.workspace, &mut self.cache);
+        self.model.checkpoint().intact()?;
         sequence.tokens.extend_from_slice(tokens);
         Ok(())
     }
 
+    /// Every way to logits leads through here.
     fn read_logits(&mut self, output: usize) -> Result<()> {
+        self.model.checkpoint().intact()?;
         self.model.backend().read(&self.workspace.logits, output, &mut self.logits);
         // A sum is NaN if any term is; infinities of both signs make one too.
         if self.logits.iter().sum::<f32>().is_finite() {

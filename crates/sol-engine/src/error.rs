@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
+use crate::limits::{Bound, Size};
+
 /// An error of this crate.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
@@ -65,6 +67,22 @@ pub enum Error {
         blocks: usize,
         /// Tokens they hold.
         tokens: usize,
+    },
+    /// Memory that must stay does not fit what this process may use.
+    #[error(
+        "a context of {context} tokens takes {kept} beside the mapped weights ({kv} of it keys and values), but only {bound}; {advice}"
+    )]
+    TooLittleMemory {
+        /// Tokens.
+        context: usize,
+        /// All but weights in their files.
+        kept: Size,
+        /// Keys and values.
+        kv: Size,
+        /// What is in the way.
+        bound: Bound,
+        /// What to do.
+        advice: String,
     },
     /// The weights give no numbers.
     #[error("the model gives logits that are not numbers: {cause}")]

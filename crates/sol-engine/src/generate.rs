@@ -90,6 +90,7 @@ impl LanguageModel {
     pub fn generate(&mut self, prompt: &[u32], options: &Generation, show: &mut dyn FnMut(&str)) -> Result<Answer> {
         let context = self.engine.context();
         let vocab = self.engine.model().spec().vocab;
+        self.engine.model().checkpoint().unchanged()?;
         let mut sampler = Sampler::new(options.sampling.clone(), vocab, prompt)?;
         let max_tokens = plan(prompt.len(), context, options)?;
         let shifted;

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`LanguageModel`] (`load`) opens a checkpoint with its tokenizer and chat template; [`Engine`] runs
 //! token ids through the decoder and keeps each [`Sequence`]'s keys and values in blocks; `sampling` turns logits into a
-//! token; `generate` is the loop that answers; `perplexity` scores text.
+//! token; `generate` is the loop that answers; `perplexity` scores text; `limits` knows what memory there is.
 //!
 //! **Invariant.** A request's result is a function of the request alone: same weights, ids, options and seed, same tokens,
 //! whatever ran before and however many threads there are.
@@ -22,6 +22,7 @@
 mod engine;
 mod error;
 mod generate;
+mod limits;
 mod load;
 mod perplexity;
 mod sampling;
@@ -30,6 +31,7 @@ mod stop;
 pub use engine::{Engine, Sequence};
 pub use error::Error;
 pub use generate::{Answer, Finish, Generation, Interrupt};
+pub use limits::{Bound, Fit, Limits, Need, Size};
 pub use load::{LanguageModel, Options, open_tokenizer};
 pub use perplexity::{Perplexity, perplexity};
 pub use sampling::{Sampler, Sampling};

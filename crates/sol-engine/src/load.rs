@@ -7,11 +7,12 @@ use serde_json::Value;
 use sol_compute::KvType;
 use sol_cpu::Cpu;
 use sol_hub::{Hub, ModelRef, Silent};
-use sol_model::{LoadOptions, Model, RopeFactors};
+use sol_model::{DecoderSpec, LoadOptions, Model, RopeFactors};
 use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, Tokenizer, fold_system_into_user};
 use sol_weights::{Checkpoint, HfMetadata, Metadata, gguf};
 
 use crate::engine::{Engine, Sequence};
+use crate::limits::{Fit, Limits, Need, Size};
 use crate::sampling::Sampling;
 use crate::{Error, Result};
 
@@ -20,7 +21,7 @@ use crate::{Error, Result};
 pub struct Options {
     /// Threads; default: one for each core.
     pub threads: Option<usize>,
-    /// Longest sequence; default: the model's context.
+    /// Longest sequence; default: the model's context, or as much of it as fits in memory.
     pub context: Option<usize>,
     /// Number format of the KV cache; default: f32 for unquantised weights, else f16.
     pub kv_type: Option<KvType>,
@@ -56,21 +57,26 @@ impl LanguageModel {
     /// Opens a file or a directory.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
         let checkpoint = Arc::new(Checkpoint::open(path)?);
-        let architecture = sol_model::describe(&checkpoint)?.spec;
+        let spec = sol_model::describe(&checkpoint)?.spec;
         if let Some(asked) = options.context {
             if asked == 0 {
                 return Err(Error::BadOption { option: "--ctx", value: "0".into(), problem: "must be at least 1" });
             }
-            if asked > architecture.context {
-                return Err(Error::ContextTooLong { asked, context: architecture.context });
+            if asked > spec.context {
+                return Err(Error::ContextTooLong { asked, context: spec.context });
             }
         }
+        let mut warnings = Vec::new();
+        let context = fitting_context(&checkpoint, &spec, &options, &Limits::now(), &mut warnings)?;
         let backend = Arc::new(Cpu::new(options.threads)?);
-        let LoadedText { tokenizer, template } = load_text(&checkpoint, architecture.architecture)?;
+        warnings.extend(backend.notices());
+        let LoadedText { tokenizer, template } = load_text(&checkpoint, spec.architecture)?;
         let (end_of_turn, sampling) = generation_defaults(&checkpoint, tokenizer.as_ref());
-        let load = LoadOptions { no_window: options.no_window, context: options.context, rope_factors: options.rope_factors };
+        // A context that was cut for want of memory is another length, not another function.
+        let factors = options.rope_factors.unwrap_or_else(|| spec.rope.factors_for(options.context.unwrap_or(spec.context)));
+        let load = LoadOptions { no_window: options.no_window, context: Some(context), rope_factors: Some(factors) };
         let model = Model::load(backend, Arc::clone(&checkpoint), load)?;
-        let mut warnings = model.warnings().to_vec();
+        warnings.extend(model.warnings().iter().cloned());
         if let Some(tokenizer) = &tokenizer {
             warnings.extend(tokenizer.notes().iter().cloned());
             if tokenizer.vocab_size() > model.spec().vocab {
@@ -165,6 +171,63 @@ impl LanguageModel {
         }
         Ok(())
     }
+}
+
+/// A context that nobody asked for is not cut below this many tokens for the sake of weights.
+const LEAST_CONTEXT: usize = 4096;
+
+/// The context to run with: the one that was asked for, else as much of the model's as fits. Refuses what does not.
+fn fitting_context(
+    checkpoint: &Checkpoint,
+    spec: &DecoderSpec,
+    options: &Options,
+    limits: &Limits,
+    warnings: &mut Vec<String>,
+) -> Result<usize> {
+    let kv_type = options.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(checkpoint));
+    let need = |context| Need::new(checkpoint, spec, context, 1, kv_type);
+    let mut context = options.context.unwrap_or(spec.context);
+    if options.context.is_none()
+        && let Fit::Rereads(bound) | Fit::No(bound) = limits.fit(&need(context))
+    {
+        let cut = limits.comfortable_context(&need(context)).max(LEAST_CONTEXT).min(context);
+        if cut < context {
+            warnings.push(format!(
+                "the context is cut to {cut} of {context} tokens: all of it would take {} beside weights of {}, but only {bound}; \
+                 --ctx asks for another",
+                Size(need(context).kept()),
+                Size(need(context).mapped()),
+            ));
+        }
+        context = cut;
+    }
+    let need = need(context);
+    match limits.fit(&need) {
+        Fit::Whole => {}
+        Fit::Rereads(bound) => {
+            let at_once = need.mapped().saturating_add(need.rest()) > bound.free;
+            warnings.push(format!(
+                "weights of {} and {} beside them are needed, but only {bound}: {}weights are read from disk again for every pass, \
+                 which is slow; use a smaller quantisation (`sol inspect --fit` shows which fit)",
+                Size(need.mapped()),
+                Size(need.kept()),
+                if at_once { "" } else { "once the context is nearly full, " },
+            ));
+        }
+        Fit::No(bound) => {
+            let half = if kv_type == KvType::F32 { ", or use --kv f16" } else { "" };
+            let advice = match limits.longest_context(&need) {
+                0 if need.copied > 0 => {
+                    format!("{} of it are F8 weights, which loading converts: use a quantised file", Size(need.copied))
+                }
+                0 => "free memory, or use a smaller model".into(),
+                fits => format!("lower --ctx ({fits} tokens fit){half}"),
+            };
+            let (kept, kv) = (Size(need.kept()), Size(need.memory.kv));
+            return Err(Error::TooLittleMemory { context, kept, kv, bound: bound.clone(), advice });
+        }
+    }
+    Ok(context)
 }
 
 /// Four times as many as in English.

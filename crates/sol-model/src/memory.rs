@@ -66,6 +66,11 @@ pub fn loaded_bytes(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors().map(bytes).sum()
 }
 
+/// Bytes of those among them that loading makes: all other tensors stay in their files.
+pub fn copied_bytes(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.tensors().filter(|t| t.dtype == DType::F8E4M3).map(|t| 2 * t.byte_len() as u64).sum()
+}
+
 /// All tensors of one type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeShare {

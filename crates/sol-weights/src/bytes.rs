@@ -1,14 +1,12 @@
 //! Bytes that are shared, not copied: a view into a mapped file or into owned memory.
 
 use std::fmt;
-use std::fs::{self, File};
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
-use crate::{Error, Result};
+use crate::Result;
+use crate::mapping::Mapping;
 
 /// A view of a mapped file or of owned memory. Cloning and slicing are cheap and keep the owner alive.
 ///
@@ -21,7 +19,7 @@ pub struct Bytes {
 }
 
 enum Owner {
-    File(Mmap),
+    File(Mapping),
     Memory(Vec<u8>),
 }
 
@@ -33,24 +31,42 @@ impl Bytes {
 
     /// Maps a file for reading. Nothing is read yet: pages come as they are touched.
     ///
-    /// The file must not shrink while it is mapped, as with every memory mapping: the system would end the process.
+    /// The file should stay as it is. On Linux, one that becomes shorter reads as zeros from there on, and who has used such
+    /// bytes learns it from [`Bytes::intact`]; elsewhere the system may end the process.
     pub fn map(path: &Path) -> Result<Self> {
-        // Asked before opening, because opening a named pipe would wait for a writer.
-        let kind = fs::metadata(path).map_err(Error::io("open", path))?;
-        if !kind.is_file() {
-            let problem = if kind.is_dir() { "it is a directory" } else { "it is not a regular file" };
-            return Err(Error::NotACheckpoint { path: path.to_owned(), problem: problem.into() });
+        let Some(mapping) = Mapping::new(path)? else { return Ok(Self::from_vec(Vec::new())) };
+        Ok(Self { start: 0, len: mapping.bytes().len(), owner: Arc::new(Owner::File(mapping)) })
+    }
+
+    /// Maps a file and reads it with `read`. What was read of a file that lost bytes meanwhile is forgotten, an error too.
+    pub(crate) fn map_and<T>(path: &Path, read: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let bytes = Self::map(path)?;
+        let result = read(&bytes);
+        bytes.intact()?;
+        result
+    }
+
+    /// Refuses what was read from the mapping so far if the file did not have all of it any more. Costs next to nothing: ask
+    /// after every use.
+    pub fn intact(&self) -> Result<()> {
+        match &*self.owner {
+            Owner::File(mapping) => mapping.intact(),
+            Owner::Memory(_) => Ok(()),
         }
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        if file.metadata().map_err(Error::io("open", path))?.len() == 0 {
-            return Ok(Self::from_vec(Vec::new()));
+    }
+
+    /// Refuses a mapped file that was written to since it was opened. Asks the file system. A file that was deleted, or whose
+    /// name was given to another, is still itself.
+    pub fn unchanged(&self) -> Result<()> {
+        match &*self.owner {
+            Owner::File(mapping) => mapping.unchanged(),
+            Owner::Memory(_) => Ok(()),
         }
-        // SAFETY: the mapping is private to this process and only ever read. If another process writes to the file,
-        // the bytes change under us: all readers treat them as untrusted numbers, copy what they check (headers) before
-        // they rely on it, and take lengths from the mapping, so no invariant of Rust code rests on the contents.
-        // Shrinking the file raises SIGBUS, which the documentation above states.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(Self { start: 0, len: map.len(), owner: Arc::new(Owner::File(map)) })
+    }
+
+    /// Whether both are views of one mapping.
+    pub(crate) fn same_owner(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.owner, &other.owner)
     }
 
     /// A view of a part of this view.
@@ -68,7 +84,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &*self.owner {
-            Owner::File(map) => map,
+            Owner::File(mapping) => mapping.bytes(),
             Owner::Memory(bytes) => bytes,
         };
         &all[self.start..self.start + self.len]
@@ -95,7 +111,10 @@ impl fmt::Debug for Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::Error;
 
     #[test]
     fn slices_of_slices_keep_the_file_mapped() {
@@ -119,6 +138,24 @@ mod tests {
         assert!(Bytes::map(&path).unwrap().is_empty());
         assert!(Bytes::map(dir.path()).unwrap_err().to_string().contains("directory"));
         assert!(matches!(Bytes::map(&dir.path().join("absent")), Err(Error::Io { .. })));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_was_read_of_a_file_that_lost_it_is_no_result() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for result in [Ok(()), Err(Error::incomplete(file.path(), "as zeros look"))] {
+            fs::write(file.path(), vec![1; 1 << 16]).unwrap();
+            let read = Bytes::map_and(file.path(), |bytes| {
+                file.as_file().set_len(1).unwrap();
+                assert_eq!(bytes[60_000], 0);
+                result
+            });
+            let error = read.unwrap_err();
+            assert!(matches!(error, Error::ChangedInUse { .. }), "{error}");
+        }
+        let kept = Bytes::map_and(file.path(), |bytes| Ok(bytes.len()));
+        assert_eq!(kept.unwrap(), 1);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Metadata {
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<PathBuf>,
+    /// A view of each file that has tensors.
+    maps: Vec<Bytes>,
     tensors: Vec<Tensor>,
     index: HashMap<String, usize>,
     metadata: Metadata,
@@ -62,7 +64,14 @@ impl Checkpoint {
             }
         };
         let index = tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
-        Ok(Self { path: path.to_owned(), files, tensors, index, metadata })
+        let mut maps: Vec<Bytes> = Vec::new();
+        for tensor in &tensors {
+            let bytes = tensor.bytes();
+            if maps.last().is_none_or(|last| !last.same_owner(&bytes)) {
+                maps.push(bytes);
+            }
+        }
+        Ok(Self { path: path.to_owned(), files, maps, tensors, index, metadata })
     }
 
     /// The path it was opened by.
@@ -73,6 +82,16 @@ impl Checkpoint {
     /// The files that hold its tensors.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
+    }
+
+    /// Refuses all that was read so far if a file did not have all of it any more; see [`Bytes::intact`].
+    pub fn intact(&self) -> Result<()> {
+        self.maps.iter().try_for_each(Bytes::intact)
+    }
+
+    /// Refuses files that were written to since they were opened; see [`Bytes::unchanged`].
+    pub fn unchanged(&self) -> Result<()> {
+        self.maps.iter().try_for_each(Bytes::unchanged)
     }
 
     /// All tensors in the order of the files.
@@ -163,7 +182,7 @@ impl Kind {
             Some("json") => return Ok(Self::Index),
             _ => {}
         }
-        match Bytes::map(file)?.first_chunk::<9>() {
+        match Bytes::map_and(file, |bytes| Ok(bytes.first_chunk::<9>().copied()))? {
             Some([b'G', b'G', b'U', b'F', ..]) => Ok(Self::Gguf),
             Some([.., b'{']) => Ok(Self::Safetensors),
             _ => {

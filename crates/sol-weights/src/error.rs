@@ -41,6 +41,14 @@ pub enum Error {
         /// Bytes the file has.
         have: u64,
     },
+    /// The file is no longer what was opened; what was made of it before is not wrong.
+    #[error("{}: the file changed while it was in use: {problem}; put the right file there and load the model again", path.display())]
+    ChangedInUse {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        problem: String,
+    },
     /// The header contradicts itself or the format.
     #[error("{}: {what}: {problem}", path.display())]
     Malformed {

@@ -10,6 +10,8 @@
 //! Files come from strangers: whatever a header claims is checked against the file before it is believed, and every
 //! refusal is an [`Error`] that names the file, the place and a way out.
 //!
+//! A file can change while it is mapped: [`Checkpoint::unchanged`] asks before a use, [`Checkpoint::intact`] after it.
+//!
 //! This crate must not know what a model is: no architecture, no tensor name, no hyper-parameter has a meaning here.
 
 mod bytes;
@@ -18,7 +20,10 @@ mod dequantize;
 mod dtype;
 mod error;
 pub mod gguf;
+#[cfg_attr(not(target_os = "linux"), path = "unguarded.rs")]
+mod guard;
 mod hf;
+mod mapping;
 pub mod safetensors;
 mod tensor;
 

@@ -24,7 +24,8 @@ impl Tensor {
         Self { name, dtype, shape, bytes, path }
     }
 
-    /// The stored bytes. For a [`DType::Other`] of unknown size these reach to the next tensor.
+    /// The stored bytes; ask [`Bytes::intact`] after using them. For a [`DType::Other`] of unknown size these reach to the next
+    /// tensor.
     pub fn bytes(&self) -> Bytes {
         self.bytes.clone()
     }
@@ -52,7 +53,7 @@ impl Tensor {
         }
         let mut out = vec![0.0; self.elements()];
         match dequantize(self.dtype, &self.bytes, &mut out) {
-            Ok(()) => Ok(out),
+            Ok(()) => self.bytes.intact().map(|()| out),
             Err(Error::NoDecoder(_)) => Err(self.unsupported("floats")),
             Err(other) => Err(other),
         }
@@ -63,7 +64,7 @@ impl Tensor {
         fn each<const N: usize>(bytes: &[u8], number: fn([u8; N]) -> i64) -> Vec<i64> {
             bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
         }
-        Ok(match self.dtype {
+        let numbers = match self.dtype {
             DType::Bool | DType::U8 => each(&self.bytes, |b: [u8; 1]| b[0].into()),
             DType::I8 => each(&self.bytes, |b| i8::from_le_bytes(b).into()),
             DType::I16 => each(&self.bytes, |b| i16::from_le_bytes(b).into()),
@@ -72,7 +73,8 @@ impl Tensor {
             DType::U32 => each(&self.bytes, |b| u32::from_le_bytes(b).into()),
             DType::I64 => each(&self.bytes, i64::from_le_bytes),
             _ => return Err(self.unsupported("integers")),
-        })
+        };
+        self.bytes.intact().map(|()| numbers)
     }
 
     fn unsupported(&self, wanted: &'static str) -> Error {

@@ -50,7 +50,7 @@ pub(crate) struct RunOptions {
     /// What computes
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) device: Device,
-    /// Longest sequence in tokens; default: the model's context
+    /// Longest sequence in tokens; default: the model's context, or what fits of it
     #[arg(short, long)]
     pub(crate) ctx: Option<usize>,
     /// Number format of the KV cache; default: f32 for unquantised weights, else f16
@@ -208,15 +208,9 @@ impl Progress for Bars {
     }
 }
 
-/// Bytes for people, in powers of ten as models are sold: "98.4 MB".
+/// Bytes for people: "98.4 MB".
 pub(crate) fn bytes(n: u64) -> String {
-    let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    let (mut value, mut unit) = (n as f64, 0);
-    while value >= 999.95 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+    sol_engine::Size(n).to_string()
 }
 
 /// A number of parameters for people: "22.14 B".

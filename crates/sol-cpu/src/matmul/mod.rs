@@ -33,9 +33,9 @@ use split::{Block, FEW, Grid, shares};
 
 pub use isa::Isa;
 
-/// What the kernels use on this machine, for people: "AVX2".
+/// What the kernels use, for people: "AVX2".
 pub fn simd_name() -> &'static str {
-    Isa::best().name()
+    Isa::selected().name()
 }
 
 /// A weight matrix `[rows, cols]` as it lies in its file.
@@ -114,9 +114,9 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// For the best kernels of this machine.
+    /// For the kernels that this process uses.
     pub fn new() -> Self {
-        Self::with_isa(Isa::best())
+        Self::with_isa(Isa::selected())
     }
 
     /// For the kernels of one instruction set: tests compare them.

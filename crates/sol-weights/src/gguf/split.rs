@@ -16,7 +16,7 @@ pub(crate) struct Set {
 
 /// Opens a GGUF file and, if it is one part of a split set, all the others.
 pub(crate) fn open(path: &Path) -> Result<Set> {
-    let opened = File::parse(path, &Bytes::map(path)?)?;
+    let opened = Bytes::map_and(path, |bytes| File::parse(path, bytes))?;
     let count = opened.metadata.u64("split.count").unwrap_or(1);
     if count <= 1 {
         return Ok(Set { files: vec![path.to_owned()], metadata: opened.metadata, tensors: opened.tensors });
@@ -41,7 +41,7 @@ pub(crate) fn open(path: &Path) -> Result<Set> {
     for (number, file) in (1..).zip(&files) {
         let part = match opened.take_if(|_| number == name.number) {
             Some(part) => part,
-            None => File::parse(file, &Bytes::map(file)?)?,
+            None => Bytes::map_and(file, |bytes| File::parse(file, bytes))?,
         };
         check_part(file, &part.metadata, count, u64::from(number) - 1)?;
         metadata.get_or_insert(part.metadata);

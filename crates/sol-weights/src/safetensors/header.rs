@@ -18,7 +18,7 @@ const HEADER_LIMIT: u64 = 100_000_000;
 /// Maps a file and lists its tensors in header order. Knows nothing of a `config.json` beside it, so that it also reads
 /// files of token ids or logits.
 pub fn read(path: &Path) -> Result<Vec<Tensor>> {
-    parse(path, &Bytes::map(path)?)
+    Bytes::map_and(path, |bytes| parse(path, bytes))
 }
 
 /// Lists the tensors of a file given as bytes; `path` is used in messages.

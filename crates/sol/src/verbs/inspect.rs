@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sol_compute::KvType;
 use sol_cpu::Cpu;
-use sol_engine::Error;
+use sol_engine::{Bound, Error, Fit as Here, Limits, Need};
 use sol_hub::{Hub, ModelRef, Silent};
 use sol_model::memory::{self, Memory, TypeShare};
 use sol_model::{Description, LoadOptions, Model};
@@ -156,6 +156,8 @@ struct Needs {
     parameters: u64,
     active: u64,
     memory: Memory,
+    /// What this process may use, where the system says it, and what that is enough for.
+    here: Option<(Bound, &'static str)>,
     fit: Option<Fit>,
 }
 
@@ -176,6 +178,13 @@ impl Needs {
         }
         let kv_type = args.kv.map_or_else(|| sol_model::natural_kv_type(checkpoint), Into::into);
         let sequences = args.batch as usize;
+        let need = Need::new(checkpoint, spec, context, sequences, kv_type);
+        let limits = Limits::now();
+        let here = match limits.fit(&need) {
+            Here::Whole => limits.tightest().map(|bound| (bound.clone(), "fits")),
+            Here::Rereads(bound) => Some((bound.clone(), "rereads")),
+            Here::No(bound) => Some((bound.clone(), "too little")),
+        };
         Ok(Self {
             context,
             sequences,
@@ -183,7 +192,8 @@ impl Needs {
             kv_per_token: [KvType::F16, KvType::F32].map(|kv| memory::kv_bytes_per_token(spec, kv)),
             parameters: memory::parameters(spec),
             active: memory::active_parameters(spec),
-            memory: memory::needed(spec, memory::loaded_bytes(checkpoint), context, sequences, kv_type),
+            memory: need.memory,
+            here,
             fit: args.fit.map(|budget| Fit { budget, quantised: memory::fits(spec, budget, context, sequences) }),
         })
     }
@@ -300,6 +310,14 @@ impl Report<'_> {
         out.row("work", &format!("{} (activations)", bytes(needs.memory.work)));
         out.row("program", &format!("{} (with its tokenizer, about)", bytes(needs.memory.program)));
         out.row("in all", &bytes(needs.memory.total()));
+        if let Some((bound, verdict)) = &needs.here {
+            let verdict = match *verdict {
+                "fits" => "it fits",
+                "rereads" => "weights would be read from disk again for every pass",
+                _ => "it does not fit",
+            };
+            out.row("available here", &format!("{bound}: {verdict}"));
+        }
 
         let Some(fit) = &needs.fit else { return };
         out.title(&format!("Fits {}?", bytes(fit.budget)));
@@ -359,6 +377,11 @@ impl Report<'_> {
             let about = json!({ "ctx": needs.context, "batch": needs.sequences, "kv": needs.kv_name() });
             memory.as_object_mut().expect("made as one").extend(about.as_object().expect("likewise").clone());
             object.insert("memory".into(), memory);
+            let here = needs
+                .here
+                .as_ref()
+                .map(|(b, verdict)| json!({ "verdict": verdict, "free": b.free, "limit": b.limit, "by": b.by }));
+            object.insert("available".into(), here.into());
             object.insert("fit".into(), needs.fit.as_ref().map(|fit| fit_json(needs, fit)).into());
         }
         if tensors {

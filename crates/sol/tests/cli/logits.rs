@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sol_weights::{DType, Tensor, safetensors};
 
-use crate::support::{Machine, Outcome, fixture};
+use crate::support::{Machine, Outcome, fixture, outcome};
 
 fn tensor(path: &Path, name: &str) -> Tensor {
     safetensors::read(path).unwrap().into_iter().find(|t| t.name == name).unwrap()
@@ -77,6 +77,25 @@ fn the_bits_are_the_same_token_by_token_and_for_any_number_of_threads() {
         let whole = bits(&[]);
         assert!(whole == bits(&["--token-by-token"]), "{name}");
         assert!(whole == bits(&["--threads", "3"]), "{name}");
+    }
+}
+
+/// Attention, experts, caps, and products in every block format.
+#[test]
+fn the_bits_are_the_same_without_avx2() {
+    let machine = Machine::new();
+    let gguf = fs::read_dir(fixture("gguf")).unwrap().map(|e| format!("gguf/{}", e.unwrap().file_name().to_str().unwrap()));
+    let models = ["llama", "phi3-longrope", "phimoe", "gemma2", "solar-window"].map(|name| format!("models/{name}"));
+    for name in gguf.chain(models) {
+        let ids = tensor(&Path::new(&fixture(&name)).join("expected.safetensors"), "input_ids");
+        write_ids(&machine, ids.dtype, &ids.shape, &ids.bytes());
+        let model = fixture(&if name.starts_with("gguf") { format!("{name}/model.gguf") } else { name.clone() });
+        let bits = |isa: &str| {
+            let args = ["logits", "-q", "-m", &model, "--ids", "ids.safetensors", "--out", "out.safetensors"];
+            outcome(machine.sol(&args).env("SOL_ISA", isa).output().unwrap()).ok();
+            tensor(&machine.dir.path().join("out.safetensors"), "logits").bytes().to_vec()
+        };
+        assert!(bits("portable") == bits(""), "{name}");
     }
 }
 

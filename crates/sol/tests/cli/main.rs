@@ -5,6 +5,7 @@ mod bench;
 mod conversation;
 mod inspect;
 mod logits;
+mod machine;
 mod models;
 mod perplexity;
 mod run;

@@ -1,0 +1,100 @@
+//! A mapped file that knows whether it is still the file that was opened.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use memmap2::{Mmap, MmapOptions};
+
+use crate::guard::Guard;
+use crate::{Error, Result};
+
+/// A file, mapped for reading. The open file is kept, so that it can be asked for whatever its name stands for by then.
+pub(crate) struct Mapping {
+    /// Above the mapping, because it has to go first.
+    guard: Guard,
+    map: Mmap,
+    file: File,
+    path: PathBuf,
+    opened: Stamp,
+}
+
+/// What a write to a file changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { len: metadata.len(), modified: metadata.modified().ok() })
+    }
+}
+
+impl Mapping {
+    /// `None` for a file without bytes, which can not be mapped.
+    pub(crate) fn new(path: &Path) -> Result<Option<Self>> {
+        // Asked before opening, because opening a named pipe would wait for a writer.
+        let kind = fs::metadata(path).map_err(Error::io("open", path))?;
+        if !kind.is_file() {
+            let problem = if kind.is_dir() { "it is a directory" } else { "it is not a regular file" };
+            return Err(Error::NotACheckpoint { path: path.to_owned(), problem: problem.into() });
+        }
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let opened = Stamp::of(&file).map_err(Error::io("open", path))?;
+        if opened.len == 0 {
+            return Ok(None);
+        }
+        let len = usize::try_from(opened.len).map_err(|e| Error::io("map", path)(io::Error::other(e)))?;
+        // SAFETY: the mapping is private to this process and only ever read. If another process writes to the file, the bytes
+        // change under us: all readers treat them as untrusted numbers, copy what they check (headers) before they rely on
+        // it, and take lengths from the mapping, so no invariant of Rust code rests on the contents. Pages that the file
+        // loses are the guard's concern.
+        let map = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(|e| Error::io("map", path)(explained(e, len)))?;
+        let guard = Guard::new(&map).map_err(Error::io("map", path))?;
+        Ok(Some(Self { guard, map, file, path: path.to_owned(), opened }))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Whether all that was read was in the file; asks no one.
+    pub(crate) fn intact(&self) -> Result<()> {
+        if !self.guard.is_damaged() {
+            return Ok(());
+        }
+        // The file may be whole again; what was read is not.
+        self.unchanged()?;
+        Err(self.changed("a part of it could not be read: the disk or the network failed, or it was shorter for a while".into()))
+    }
+
+    /// Whether it is still the file that was opened; asks the system.
+    pub(crate) fn unchanged(&self) -> Result<()> {
+        let now = Stamp::of(&self.file).map_err(Error::io("examine", &self.path))?;
+        if now.len < self.opened.len {
+            let problem = format!("it became shorter, {} of {} bytes are left", now.len, self.opened.len);
+            return Err(self.changed(problem));
+        }
+        if now != self.opened {
+            return Err(self.changed("it was written to".into()));
+        }
+        Ok(())
+    }
+
+    fn changed(&self, problem: String) -> Error {
+        Error::ChangedInUse { path: self.path.clone(), problem }
+    }
+}
+
+/// "Cannot allocate memory" alone sends people looking in the wrong place: a mapping takes none.
+fn explained(cause: io::Error, len: usize) -> io::Error {
+    if cause.kind() != io::ErrorKind::OutOfMemory {
+        return cause;
+    }
+    let text = format!("its {len} bytes are more than this process has addresses for ({cause}); raise the limit (ulimit -v)");
+    io::Error::new(cause.kind(), text)
+}
