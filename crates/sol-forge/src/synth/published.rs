@@ -87,7 +87,8 @@ const LLAMA_8B: Published = Published {
 
 const PHI_3_MEDIUM: Published = Published {
     name: "phi-3-medium",
-    title: "Phi-3 Medium 14B",
+    // Without the hyphen: by "phi-3" in a file's name llama.cpp knows that its vocabulary is Phi-3's.
+    title: "Phi 3 Medium 14B",
     family: Family::Phi3,
     layers: 40,
     hidden: 5120,
