@@ -18,7 +18,7 @@ use crate::ctrl_c::{self, CtrlC, Patience};
 #[derive(clap::Args)]
 #[command(
     after_help = "The weights are random but sane: activations neither explode nor vanish. Speed and memory are those of the \
-    real model; its answers mean nothing. The same seed gives the same file on every machine.
+    real model; its answers mean nothing. The same seed gives the same weights.
 
 Fewer layers are the model's first ones: of Solar Pro's skip connections those are kept that end within them, from \
 --layers 17 on.
