@@ -147,6 +147,34 @@ impl DType {
         }
     }
 
+    /// Its number in a GGUF file; `None` for types that such files can not hold.
+    pub(crate) const fn to_ggml(self) -> Option<u32> {
+        Some(match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q2K => 10,
+            Self::Q3K => 11,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
+            Self::IQ4NL => 20,
+            Self::IQ4XS => 23,
+            Self::I8 => 24,
+            Self::I16 => 25,
+            Self::I32 => 26,
+            Self::I64 => 27,
+            Self::F64 => 28,
+            Self::BF16 => 30,
+            Self::Other(id) => id,
+            Self::F8E4M3 | Self::Bool | Self::U8 | Self::U16 | Self::U32 | Self::U64 => return None,
+        })
+    }
+
     /// The type with this name in a safetensors header; `None` for one that this crate does not know.
     pub(crate) fn from_safetensors(name: &str) -> Option<Self> {
         const KNOWN: [DType; 14] = [
@@ -189,6 +217,14 @@ mod tests {
         assert_eq!(DType::F64.bytes_for(usize::MAX), None);
         assert_eq!(DType::Other(99).bytes_for(32), None);
         assert_eq!(DType::Other(16).bytes_for(256), Some(66));
+    }
+
+    #[test]
+    fn numbers_of_types_go_there_and_back() {
+        for id in 0..64 {
+            assert_eq!(DType::from_ggml(id).to_ggml(), Some(id));
+        }
+        assert_eq!(DType::F8E4M3.to_ggml(), None);
     }
 
     #[test]

@@ -89,6 +89,22 @@ pub enum Error {
         /// What was asked for: "floats".
         wanted: &'static str,
     },
+    /// Something is where a file should be written.
+    #[error("{} is there already and is not overwritten", path.display())]
+    Exists {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The disk can not hold the file.
+    #[error("{}: the file takes {}, but only {} are free there; make room or write it elsewhere", path.display(), decimal(*need), decimal(*free))]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that it takes.
+        need: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// [`crate::dequantize`] was given a format without a decoder.
     #[error("{0} has no decoder to floats")]
     NoDecoder(DType),
@@ -120,6 +136,15 @@ impl Error {
 
     pub(crate) fn incomplete(path: &Path, problem: impl Into<String>) -> Self {
         Self::Incomplete { path: path.to_owned(), problem: problem.into() }
+    }
+}
+
+/// Bytes for people.
+fn decimal(bytes: u64) -> String {
+    match bytes as f64 {
+        n if n >= 1e9 => format!("{:.2} GB", n / 1e9),
+        n if n >= 1e6 => format!("{:.2} MB", n / 1e6),
+        _ => format!("{bytes} bytes"),
     }
 }
 

@@ -4,7 +4,8 @@
 //!   44 GB takes milliseconds and no heap in proportion to the data.
 //! - [`DType`] names the element and block formats and their sizes; [`dequantize`] decodes any of them, bit for bit as the
 //!   `gguf` Python package does.
-//! - [`gguf`] and [`safetensors`] are the two file formats; [`safetensors::write`] writes a file atomically.
+//! - [`gguf`] and [`safetensors`] are the two file formats; [`safetensors::Writer`] and [`gguf::Writer`] write
+//!   a file as its tensors come, whole or not at all.
 //! - [`Bytes`] is a cheap view of a mapped file or of owned memory.
 //!
 //! Files come from strangers: whatever a header claims is checked against the file before it is believed, and every
@@ -26,6 +27,7 @@ mod hf;
 mod mapping;
 pub mod safetensors;
 mod tensor;
+mod unfinished;
 
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, Format, Metadata};

@@ -248,11 +248,16 @@ impl Meter {
 
     /// One step more.
     pub(crate) fn step(&mut self) {
+        self.reach(self.bar.position() + 1);
+    }
+
+    /// So many steps are done.
+    pub(crate) fn reach(&mut self, position: u64) {
         if !self.shown && !self.quiet && self.start.elapsed() > Duration::from_secs(1) {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
             self.shown = true;
         }
-        self.bar.inc(1);
+        self.bar.set_position(position);
     }
 
     /// What is written behind the bar.

@@ -45,6 +45,8 @@ enum Verb {
     Tokenize(verbs::tokenize::Args),
     /// Perplexity of a text, as llama-perplexity defines it
     Perplexity(verbs::perplexity::Args),
+    /// A checkpoint with the shapes of a published model and random weights, to measure with
+    Synth(verbs::synth::Args),
     /// Obtain a model
     Pull(verbs::models::PullArgs),
     /// Models on this machine
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Logits(args) => verbs::logits::run(args, output),
         Verb::Tokenize(args) => verbs::tokenize::run(args, output),
         Verb::Perplexity(args) => verbs::perplexity::run(args, output),
+        Verb::Synth(args) => verbs::synth::run(args, output),
         Verb::Pull(args) => verbs::models::pull(args, output),
         Verb::List(args) => verbs::models::list(args, output),
         Verb::Rm(args) => verbs::models::rm(args, output),

@@ -22,10 +22,10 @@ const MAX_TENSORS: u64 = 1 << 20;
 /// merges has less than a million.
 const MAX_ITEMS: u64 = 1 << 21;
 /// Arrays of arrays of ...: the format sets no limit, the stack does.
-const MAX_NESTING: usize = 8;
+pub(super) const MAX_NESTING: usize = 8;
 /// GGML has no tensors of more dimensions.
-const MAX_DIMENSIONS: u32 = 4;
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const MAX_DIMENSIONS: u32 = 4;
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// One GGUF file: a whole checkpoint or one part of a split set.
 #[derive(Debug)]

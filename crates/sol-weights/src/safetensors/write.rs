@@ -1,12 +1,9 @@
 //! Writing one safetensors file, whole or not at all.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use crate::tensor::element_count;
+use crate::unfinished::Unfinished;
 use crate::{DType, Error, Result};
 
 /// Writes tensors (name, type, shape, little-endian bytes) to a file.
@@ -34,9 +31,7 @@ pub fn write(path: &Path, tensors: &[(&str, DType, &[usize], &[u8])]) -> Result<
 /// name and renamed by [`finish`](Self::finish); without that, nothing is left of it.
 #[derive(Debug)]
 pub struct Writer {
-    out: BufWriter<File>,
-    path: PathBuf,
-    unfinished: PathBuf,
+    out: Unfinished,
     /// Bytes that the header promises and that have not come.
     missing: usize,
 }
@@ -44,48 +39,28 @@ pub struct Writer {
 impl Writer {
     /// Begins a file of tensors (name, type, shape), whose bytes are to come in this order.
     pub fn create(path: &Path, tensors: &[(&str, DType, &[usize])]) -> Result<Self> {
-        static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let (header, missing) = header(path, tensors)?;
-        let serial = WRITTEN.fetch_add(1, Ordering::Relaxed);
-        let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-        let unfinished = path.with_file_name(format!(".{file_name}.{}-{serial}.tmp", process::id()));
-        let out = BufWriter::new(File::create_new(&unfinished).map_err(Error::io("write", path))?);
-        let mut writer = Self { out, path: path.to_owned(), unfinished, missing };
-        writer.put(&(header.len() as u64).to_le_bytes())?;
-        writer.put(header.as_bytes())?;
-        Ok(writer)
+        let mut out = Unfinished::create(path)?;
+        out.put(&(header.len() as u64).to_le_bytes())?;
+        out.put(header.as_bytes())?;
+        Ok(Self { out, missing })
     }
 
     /// Appends bytes of the tensors.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let problem = || format!("more bytes were written than its tensors have, by {}", bytes.len() - self.missing);
         self.missing =
-            self.missing.checked_sub(bytes.len()).ok_or_else(|| Error::malformed(&self.path, "the file", problem()))?;
-        self.put(bytes)
+            self.missing.checked_sub(bytes.len()).ok_or_else(|| Error::malformed(self.out.path(), "the file", problem()))?;
+        self.out.put(bytes)
     }
 
     /// Puts the file in its place.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         if self.missing > 0 {
-            return Err(Error::malformed(
-                &self.path,
-                "the file",
-                format!("{} bytes of its tensors were not written", self.missing),
-            ));
+            let problem = format!("{} bytes of its tensors were not written", self.missing);
+            return Err(Error::malformed(self.out.path(), "the file", problem));
         }
-        let done = self.out.flush().and_then(|()| self.out.get_ref().sync_all());
-        done.and_then(|()| fs::rename(&self.unfinished, &self.path)).map_err(Error::io("write", &self.path))
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(Error::io("write", &self.path))
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // Best effort, and nothing is there once the file is in its place.
-        let _: io::Result<()> = fs::remove_file(&self.unfinished);
+        self.out.finish()
     }
 }
 
@@ -116,6 +91,8 @@ fn header(path: &Path, tensors: &[(&str, DType, &[usize])]) -> Result<(String, u
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -6,4 +6,5 @@ pub(crate) mod logits;
 pub(crate) mod models;
 pub(crate) mod perplexity;
 pub(crate) mod run;
+pub(crate) mod synth;
 pub(crate) mod tokenize;

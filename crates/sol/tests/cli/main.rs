@@ -10,4 +10,5 @@ mod models;
 mod perplexity;
 mod run;
 mod support;
+mod synth;
 mod tokenize;
