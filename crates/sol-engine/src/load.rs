@@ -22,6 +22,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Longest sequence; default: the model's context.
     pub context: Option<usize>,
+    /// Sequences that the KV cache has room for and that [`Engine::step`] can advance together; default: 1.
+    pub sequences: Option<usize>,
     /// Number format of the KV cache; default: f32 for unquantised weights, else f16.
     pub kv_type: Option<KvType>,
     /// Ignore sliding windows.
@@ -82,7 +84,7 @@ impl LanguageModel {
             }
         }
         Ok(Self {
-            engine: Engine::new(model, options.kv_type)?,
+            engine: Engine::new(model, options.kv_type, options.sequences.unwrap_or(1))?,
             tokenizer,
             sequence: Sequence::default(),
             end_of_turn,
@@ -94,7 +96,7 @@ impl LanguageModel {
         })
     }
 
-    /// The engine, for ids without text. The conversation that was cached is forgotten: the cache has room for one.
+    /// The engine, for ids without text. The conversation that was cached is forgotten: it would take the room of a sequence.
     pub fn engine(&mut self) -> &mut Engine<Cpu> {
         let conversation = std::mem::take(&mut self.sequence);
         self.engine.release(conversation);

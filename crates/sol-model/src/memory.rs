@@ -18,6 +18,11 @@ pub fn prefill_rows(spec: &DecoderSpec) -> usize {
     ((1 << 40) / parameters(spec).max(1)).clamp(64, PREFILL_ROWS as u64) as usize
 }
 
+/// Most rows of one forward pass where `sequences` sequences of `context` tokens are run: one of each, or a piece of a prompt.
+pub fn pass_rows(spec: &DecoderSpec, context: usize, sequences: usize) -> usize {
+    prefill_rows(spec).min(context.max(1)).max(sequences)
+}
+
 /// A quantisation by its usual name and mean bits a weight, scales included (llama.cpp's mixtures).
 pub const QUANTISATIONS: [(&str, f64); 8] = [
     ("BF16", 16.0),
@@ -139,7 +144,7 @@ pub fn kv_bytes_per_token(spec: &DecoderSpec, dtype: KvType) -> u64 {
 pub fn needed(spec: &DecoderSpec, weights: u64, context: usize, sequences: usize, dtype: KvType) -> Memory {
     let blocks = (context.div_ceil(BLOCK_LEN) as u64).saturating_mul(sequences as u64);
     let kv = kv_bytes_per_token(spec, dtype).saturating_mul(BLOCK_LEN as u64).saturating_mul(blocks);
-    let rows = prefill_rows(spec).min(context.max(1));
+    let rows = pass_rows(spec, context, sequences);
     let program = PROGRAM_BYTES + TOKEN_BYTES * spec.vocab as u64;
     Memory { weights, kv, work: work_bytes(spec, rows, sequences), program }
 }
