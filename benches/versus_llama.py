@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Speed of `sol` beside llama.cpp: the same files, the same threads, alternating in the same run, as shares of the machine's limits.
+"""Speed of `sol` beside llama.cpp: the same files, the same threads, alternating in the same run.
 
 Start it through versus-llama.sh, which builds what it needs. The method is described in docs/performance.md.
 """
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from versus_llama_report import Shape, document, name, report
+from versus_llama_report import Shape, ask, document, name, report
 
 # llama.cpp's modes: weights repacked when loaded or not, flash attention or not.
 MODES = {"plain": (0, 0), "fa": (0, 1), "repack": (1, 0), "repack+fa": (1, 1)}
@@ -234,8 +234,19 @@ def first_token(args, runner, path, shape):
                 continue
             results.setdefault(program, []).append((wall, memory))
             say(f"first token, round {round_ + 1} of {args.rounds}, {program}: {wall:.3f} s, {memory / 1e6:.0f} MB")
-    inspected = subprocess.run([args.sol, "inspect", "-m", path, "--ctx", ctx, "--kv", "f16", "--json"], check=True, capture_output=True)
-    return {"samples": results, "predicted": json.loads(inspected.stdout)["memory"]["total"]}
+    inspected = json.loads(ask(args.sol, "inspect", "-m", path, "--ctx", ctx, "--kv", "f16", "--json"))
+    return {"samples": results, "predicted": inspected["memory"]["total"]}
+
+
+def find(sol, model):
+    """The path of a model's file, which is in the page cache then."""
+    path = model if os.path.exists(model) else ask(sol, "pull", "--quiet", model).strip()
+    if os.path.isdir(path):
+        raise RuntimeError(f"{path} is a directory, and llama.cpp reads GGUF files only")
+    with open(path, "rb") as file:
+        while file.read(1 << 24):
+            pass
+    return path
 
 
 def say(text):
@@ -245,11 +256,7 @@ def say(text):
 def main():
     args = arguments()
     runner = Runner(args.lock)
-    paths = [subprocess.run([args.sol, "pull", "--quiet", m], check=True, capture_output=True, text=True).stdout.strip() if not os.path.exists(m) else m for m in args.model]
-    for path in paths:
-        with open(path, "rb") as file:
-            while file.read(1 << 24):  # into the page cache
-                pass
+    paths = [find(args.sol, model) for model in args.model]
     say("the machine's limits")
     machine = [limits(args, runner, paths[0])]
     files = []

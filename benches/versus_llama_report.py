@@ -16,11 +16,19 @@ FOUR_BITS = {"Q4_0", "Q4_1", "Q4_K", "Q3_K", "Q2_K"}
 QUIET = 0.05
 
 
+def ask(*argv):
+    """Standard output of a program that is not measured."""
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip())
+    return done.stdout
+
+
 class Shape:
     """What a file's decoder reads and multiplies for a token."""
 
     def __init__(self, sol, path):
-        inspected = json.loads(subprocess.run([sol, "inspect", "-m", path, "--tensors", "--json"], check=True, capture_output=True).stdout)
+        inspected = json.loads(ask(sol, "inspect", "-m", path, "--tensors", "--json"))
         self.tokenizer = inspected["tokenizer"] is not None
         self.bytes_in_all = inspected["weight_bytes"]
         self.types = ", ".join(t["type"] for t in inspected["types"])
@@ -48,7 +56,8 @@ class Shape:
         """Bytes read and operations (by limit) of a test's unit: a prompt (whose head is computed once), or a step."""
         kind, n, depth, parallel = test
         rows, heads = (n, 1) if kind == "pp" else (parallel, parallel)
-        operations = {l: rows * self.body.get(l, 0) + heads * self.head.get(l, 0) for l in self.body.keys() | self.head.keys()}
+        limits = self.body.keys() | self.head.keys()
+        operations = {l: rows * self.body.get(l, 0) + heads * self.head.get(l, 0) for l in limits}
         cached = 0 if kind == "pp" else parallel * (depth + n / 2) * self.kv_bytes
         return self.bytes + cached, operations
 
@@ -109,7 +118,8 @@ def report(args, others, machine, files):
     lines = []
     for path, size, shape, samples, first in files:
         lines += [f"### {os.path.basename(path)}: {size / 1e6:.0f} MB, {shape.types}", ""]
-        lines += [row(["test", "sol", "llama.cpp", "ratio", "its mode", "spread of sol", "of llama.cpp", "sol, of the machine's limit"])]
+        heads = ["test", "sol", "llama.cpp", "ratio", "its mode", "spread of sol", "of llama.cpp", "sol, of the machine's limit"]
+        lines += [row(heads)]
         lines += [row(["---", "---:", "---:", "---:", "---", "---", "---", "---"])]
         for test, programs in samples.items():
             ours = programs.get("sol")
@@ -135,7 +145,8 @@ def report(args, others, machine, files):
             )
         lines.append("")
         if first:
-            lines += [row(["first token, whole process", "seconds", "spread", "peak memory, MB"]), row(["---", "---:", "---", "---:"])]
+            lines += [row(["first token, whole process", "seconds", "spread", "peak memory, MB"])]
+            lines += [row(["---", "---:", "---", "---:"])]
             for program, values in first["samples"].items():
                 walls = [wall for wall, _ in values]
                 memory = max(memory for _, memory in values)
