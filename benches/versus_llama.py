@@ -68,6 +68,7 @@ class Runner:
     def __init__(self, lock):
         self.lock = lock
         self.others = []
+        self.wall = 0.0
 
     def run(self, argv):
         """Standard output, seconds of wall time and peak memory in bytes of a program."""
@@ -76,16 +77,16 @@ class Runner:
             child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
             output = child.stdout.read().decode(errors="replace")
             _, status, usage = os.wait4(child.pid, 0)
-            wall, after = time.monotonic() - start, busy_seconds()
+            self.wall, after = time.monotonic() - start, busy_seconds()
             child.returncode = os.waitstatus_to_exitcode(status)
-            if before is not None and wall > 0.2:
+            if before is not None and self.wall > 0.2:
                 foreign = after - before - usage.ru_utime - usage.ru_stime
-                self.others.append((max(foreign, 0) / (wall * os.cpu_count()), wall))
+                self.others.append((max(foreign, 0) / (self.wall * os.cpu_count()), self.wall))
             if child.returncode != 0:
                 errors.seek(0)
                 tail = errors.read().decode(errors="replace").strip().splitlines()[-3:]
                 raise RuntimeError(f"{os.path.basename(argv[0])} ended with {child.returncode}: {' / '.join(tail)}")
-        return output, wall, usage.ru_maxrss * 1024
+        return output, self.wall, usage.ru_maxrss * 1024
 
     @contextlib.contextmanager
     def locked(self):
@@ -179,7 +180,6 @@ def compare(args, runner, path, size):
         for round_ in range(args.rounds):
             turn = round_ % len(programs)
             for program in programs[turn:] + programs[:turn]:
-                start = time.monotonic()
                 try:
                     found = measure(args, runner, path, group, program, repetitions)
                 except RuntimeError as error:
@@ -191,7 +191,7 @@ def compare(args, runner, path, size):
                 for test, speeds in found.items():
                     samples.setdefault(test, {}).setdefault(program, []).extend(speeds)
                 seen = ", ".join(f"{name(test)} {statistics.median(speeds):.4g}" for test, speeds in found.items())
-                say(f"round {round_ + 1} of {args.rounds}, {program}: {seen} ({time.monotonic() - start:.0f} s)")
+                say(f"round {round_ + 1} of {args.rounds}, {program}: {seen} ({runner.wall:.0f} s)")
             if round_ == 1 and not args.all_modes:
                 programs = ["sol", *competitive(samples, programs[1:])]
     return samples

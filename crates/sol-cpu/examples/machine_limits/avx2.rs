@@ -41,10 +41,13 @@ pub(super) fn measure(options: &Options) -> Result<Limits, String> {
         let map = unsafe { Mmap::map(&file) }.map_err(wrong)?;
         bench.reading("read_file", "mapped file, read", &map[..map.len().min(MOST_OF_FILE)]);
     }
-    // SAFETY (of the calls): the features were found above.
-    bench.counting("f32_fma", "32-bit floats, multiply-add", "GFLOP/s", 2 * 8 * 12, |n| unsafe { f32_fma(n) });
-    bench.counting("int8", "8-bit integers, maddubs + madd + add", "GOP/s", 2 * 32 * 12, |n| unsafe { int8(n) });
-    bench.counting("int4", "4-bit by 8-bit, maddubs + add, widened once in 8", "GOP/s", 2 * 32 * 16, |n| unsafe { int4(n) });
+    let mut counting = |name, what, unit, operations, turns: unsafe fn(u64)| {
+        // SAFETY: the features that the loops need were found above.
+        bench.counting(name, what, unit, operations, |n| unsafe { turns(n) });
+    };
+    counting("f32_fma", "32-bit floats, multiply-add", "GFLOP/s", 2 * 8 * 12, f32_fma);
+    counting("int8", "8-bit integers, maddubs + madd + add", "GOP/s", 2 * 32 * 12, int8);
+    counting("int4", "4-bit by 8-bit, maddubs + add, widened once in 8", "GOP/s", 2 * 32 * 16, int4);
     Ok(Limits { figures: bench.figures, huge })
 }
 
