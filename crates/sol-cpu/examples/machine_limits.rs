@@ -1,8 +1,9 @@
 //! What this machine can do at most: `cargo run --release -p sol-cpu --example machine_limits [-- --help]`.
 //!
 //! Read bandwidth bounds the making of tokens (every weight is read once a token), multiply-adds bound the reading of
-//! prompts. Each figure is measured with one thread and with all, as the median and the best of several passes. The threads
-//! start together at a barrier, and each takes its own times: a pass lasts from the first start to the last end.
+//! prompts. Each figure is measured with one thread and with all, as the median and the best of several passes. Threads keep to
+//! a processor each and start together at a barrier; each takes its own times: a pass lasts from the first start to the last
+//! end.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[path = "machine_limits/avx2.rs"]

@@ -93,6 +93,7 @@ impl Bench<'_> {
                 for thread in 0..threads {
                     let (barrier, times, work, passes) = (&barrier, &times, &work, self.options.passes);
                     scope.spawn(move || {
+                        stay_on(thread, threads);
                         for pass in 0..=passes {
                             barrier.wait();
                             let start = Instant::now();
@@ -113,6 +114,26 @@ impl Bench<'_> {
             });
             let limit = Limit { name, what, unit, threads, samples: samples.collect() };
             self.figures.push(limit);
+        }
+    }
+}
+
+/// Keeps this thread on the processor of its number among those allowed, where each can have one of its own: the system may
+/// leave two threads on one for the length of a pass.
+fn stay_on(thread: usize, threads: usize) {
+    // SAFETY: a set of processors is an array of bits, for which zeros are valid; the calls read and write within it.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        let size = size_of::<libc::cpu_set_t>();
+        if libc::sched_getaffinity(0, size, &mut allowed) != 0 {
+            return;
+        }
+        let all: Vec<usize> = (0..8 * size).filter(|cpu| libc::CPU_ISSET(*cpu, &allowed)).collect();
+        if threads <= all.len() {
+            let mut own: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(all[thread * all.len() / threads], &mut own);
+            // Where it is refused, the system chooses as before.
+            libc::sched_setaffinity(0, size, &own);
         }
     }
 }
