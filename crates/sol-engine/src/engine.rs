@@ -28,24 +28,35 @@ pub struct Engine<B: Backend> {
     cache: B::Cache,
     kv_type: KvType,
     blocks: usize,
+    /// Most sequences of a [`Engine::step`].
+    sequences: usize,
     free: Vec<u32>,
     workspace: Workspace<B>,
     logits: Vec<f32>,
 }
 
 impl<B: Backend> Engine<B> {
-    /// An engine with room for one sequence of the model's context; `kv_type` `None` takes what suits the weights.
-    pub fn new(model: Model<B>, kv_type: Option<KvType>) -> Result<Self> {
+    /// An engine with room for `sequences` sequences (1 to [`memory::PREFILL_ROWS`]) of the model's context; `kv_type` `None`
+    /// takes what suits the weights.
+    pub fn new(model: Model<B>, kv_type: Option<KvType>, sequences: usize) -> Result<Self> {
+        if !(1..=memory::PREFILL_ROWS).contains(&sequences) {
+            let problem = "must be from 1 to 512";
+            return Err(Error::BadOption { option: "--parallel", value: sequences.to_string(), problem });
+        }
         let context = model.context();
-        let blocks = context.div_ceil(BLOCK_LEN);
+        let blocks = context.div_ceil(BLOCK_LEN).saturating_mul(sequences);
         let kv_type = kv_type.unwrap_or_else(|| model.natural_kv_type());
-        let rows = memory::prefill_rows(model.spec()).min(context);
+        let rows = memory::pass_rows(model.spec(), context, sequences);
+        let cache = model.cache(blocks, kv_type)?;
+        // A cache of more blocks than that can not be reserved.
+        let last = u32::try_from(blocks).unwrap_or(u32::MAX);
         Ok(Self {
-            cache: model.cache(blocks, kv_type)?,
+            cache,
             kv_type,
             blocks,
-            free: (0..blocks as u32).rev().collect(),
-            workspace: model.workspace(rows, 1),
+            sequences,
+            free: (0..last).rev().collect(),
+            workspace: model.workspace(rows, sequences),
             logits: vec![0.0; model.spec().vocab],
             model,
         })
@@ -66,8 +77,13 @@ impl<B: Backend> Engine<B> {
         self.model.context()
     }
 
-    /// Appends tokens to a sequence; returns the logits after the last. Between passes `stop` is asked whether to give up;
-    /// what was appended by then stays.
+    /// Most sequences that are advanced together, each with room for [`Engine::context`] tokens.
+    pub fn sequences(&self) -> usize {
+        self.sequences
+    }
+
+    /// Appends tokens to a sequence; returns the logits after the last. Between layers `stop` is asked whether to give up; what
+    /// earlier passes appended stays.
     pub fn extend(&mut self, sequence: &mut Sequence, tokens: &[u32], stop: &dyn Fn() -> bool) -> Result<&[f32]> {
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -78,12 +94,9 @@ impl<B: Backend> Engine<B> {
         }
         let last = tokens.len() - 1;
         for (i, piece) in tokens.chunks(self.workspace.rows()).enumerate() {
-            if stop() {
-                return Err(Error::Interrupted);
-            }
             let first = i * self.workspace.rows();
             let outputs: &[usize] = if first + piece.len() > last { &[piece.len() - 1] } else { &[] };
-            self.pass(sequence, piece, outputs)?;
+            self.pass(sequence, piece, outputs, stop)?;
         }
         self.read_logits(0)?;
         Ok(&self.logits)
@@ -101,21 +114,57 @@ impl<B: Backend> Engine<B> {
         self.check(sequence, tokens)?;
         self.model.checkpoint().unchanged()?;
         if self.workspace.outputs() < self.workspace.rows() {
-            let rows = self.workspace.rows().min(memory::SCORED_ROWS);
+            let rows = self.workspace.rows().min(memory::SCORED_ROWS.max(self.sequences));
             self.workspace = self.model.workspace(rows, rows);
         }
         let rows = self.workspace.rows();
         for (i, piece) in tokens.chunks(rows).enumerate() {
-            if stop() {
-                return Err(Error::Interrupted);
-            }
             let start = i * rows;
             let outputs: Vec<usize> = (first.saturating_sub(start).min(piece.len())..piece.len()).collect();
-            self.pass(sequence, piece, &outputs)?;
+            self.pass(sequence, piece, &outputs, stop)?;
             for (output, row) in outputs.iter().enumerate() {
                 self.read_logits(output)?;
                 each(start + row, &self.logits);
             }
+        }
+        Ok(())
+    }
+
+    /// Appends one token to each of several sequences in one pass, which reads the weights once for all of them, and calls
+    /// `each(index, logits)` for every one. All are checked before any is computed. A sequence's logits have the bits they have
+    /// when it is alone. No sequences, nothing done.
+    pub fn step(&mut self, steps: &mut [(&mut Sequence, u32)], mut each: impl FnMut(usize, &[f32])) -> Result<()> {
+        if steps.len() > self.sequences {
+            return Err(Error::TooManySequences { asked: steps.len(), most: self.sequences });
+        }
+        if steps.is_empty() {
+            return Ok(());
+        }
+        for (sequence, token) in steps.iter() {
+            self.check(sequence, &[*token])?;
+        }
+        let blocks_for = |s: &Sequence| (s.tokens.len() + 1).div_ceil(BLOCK_LEN).saturating_sub(s.blocks.len());
+        if steps.iter().map(|(sequence, _)| blocks_for(sequence)).sum::<usize>() > self.free.len() {
+            return Err(self.full());
+        }
+        let mut rows = [[0; memory::PREFILL_ROWS]; 3];
+        let [tokens, positions, numbers] = &mut rows;
+        for (i, (sequence, token)) in steps.iter_mut().enumerate() {
+            self.make_room(sequence, 1)?;
+            (tokens[i], positions[i], numbers[i]) = (*token, sequence.tokens.len() as u32, i as u32);
+        }
+        let tables: Vec<&[u32]> = steps.iter().map(|(sequence, _)| &sequence.blocks[..]).collect();
+        let [tokens, positions, sequences] = [tokens, positions, numbers].map(|values| &values[..tables.len()]);
+        let outputs: Vec<usize> = (0..tables.len()).collect();
+        let batch = Batch { tokens, positions, sequences, tables: &tables };
+        self.model.forward(&batch, &outputs, &mut self.workspace, &mut self.cache);
+        self.model.checkpoint().intact()?;
+        for (sequence, token) in steps.iter_mut() {
+            sequence.tokens.push(*token);
+        }
+        for i in outputs {
+            self.read_logits(i)?;
+            each(i, &self.logits);
         }
         Ok(())
     }
@@ -146,10 +195,27 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
-    /// One pass over tokens that were checked and fit the workspace.
-    fn pass(&mut self, sequence: &mut Sequence, tokens: &[u32], outputs: &[usize]) -> Result<()> {
+    /// One pass over tokens that were checked and fit the workspace. Given up between two layers, it leaves no trace.
+    fn pass(&mut self, sequence: &mut Sequence, tokens: &[u32], outputs: &[usize], stop: &dyn Fn() -> bool) -> Result<()> {
         let start = sequence.tokens.len();
-        let end = start + tokens.len();
+        self.make_room(sequence, tokens.len())?;
+        let mut positions = [0; memory::PREFILL_ROWS];
+        let positions = &mut positions[..tokens.len()];
+        positions.iter_mut().zip(start as u32..).for_each(|(p, position)| *p = position);
+        let sequences = &[0; memory::PREFILL_ROWS][..tokens.len()];
+        let batch = Batch { tokens, positions, sequences, tables: &[&sequence.blocks] };
+        if !self.model.forward_unless(stop, &batch, outputs, &mut self.workspace, &mut self.cache) {
+            return Err(Error::Interrupted);
+        }
+        self.model.checkpoint().intact()?;
+        sequence.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    /// Gives a sequence the blocks that `more` tokens need.
+    fn make_room(&mut self, sequence: &mut Sequence, more: usize) -> Result<()> {
+        let start = sequence.tokens.len();
+        let end = start + more;
         if let Some(window) = self.model.spec().window()
             && (start..end).contains(&window)
         {
@@ -158,18 +224,14 @@ impl<B: Backend> Engine<B> {
             );
         }
         while sequence.blocks.len() < end.div_ceil(BLOCK_LEN) {
-            let full = || Error::CacheFull { blocks: self.blocks, tokens: self.blocks * BLOCK_LEN };
-            sequence.blocks.push(self.free.pop().ok_or_else(full)?);
+            let block = self.free.pop().ok_or_else(|| self.full())?;
+            sequence.blocks.push(block);
         }
-        let mut positions = [0; memory::PREFILL_ROWS];
-        let positions = &mut positions[..tokens.len()];
-        positions.iter_mut().zip(start as u32..).for_each(|(p, position)| *p = position);
-        let sequences = &[0; memory::PREFILL_ROWS][..tokens.len()];
-        let batch = Batch { tokens, positions, sequences, tables: &[&sequence.blocks] };
-        self.model.forward(&batch, outputs, &mut self.workspace, &mut self.cache);
-        self.model.checkpoint().intact()?;
-        sequence.tokens.extend_from_slice(tokens);
         Ok(())
+    }
+
+    fn full(&self) -> Error {
+        Error::CacheFull { blocks: self.blocks, tokens: self.blocks * BLOCK_LEN }
     }
 
     /// Every way to logits leads through here.

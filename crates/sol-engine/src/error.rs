@@ -84,6 +84,14 @@ pub enum Error {
         /// What to do.
         advice: String,
     },
+    /// More sequences than the engine has buffers for.
+    #[error("{asked} sequences can not be advanced together: the engine was made for {most}; raise `Options::sequences`")]
+    TooManySequences {
+        /// Sequences of the step.
+        asked: usize,
+        /// What fits.
+        most: usize,
+    },
     /// The weights give no numbers.
     #[error("the model gives logits that are not numbers: {cause}")]
     NotFinite {

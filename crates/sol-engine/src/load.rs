@@ -23,6 +23,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Longest sequence; default: the model's context, or as much of it as fits in memory.
     pub context: Option<usize>,
+    /// Sequences that the KV cache has room for and that [`Engine::step`] can advance together; default: 1.
+    pub sequences: Option<usize>,
     /// Number format of the KV cache; default: f32 for unquantised weights, else f16.
     pub kv_type: Option<KvType>,
     /// Ignore sliding windows.
@@ -88,7 +90,7 @@ impl LanguageModel {
             }
         }
         Ok(Self {
-            engine: Engine::new(model, options.kv_type)?,
+            engine: Engine::new(model, options.kv_type, options.sequences.unwrap_or(1))?,
             tokenizer,
             sequence: Sequence::default(),
             end_of_turn,
@@ -100,7 +102,7 @@ impl LanguageModel {
         })
     }
 
-    /// The engine, for ids without text. The conversation that was cached is forgotten: the cache has room for one.
+    /// The engine, for ids without text. The conversation that was cached is forgotten: it would take the room of a sequence.
     pub fn engine(&mut self) -> &mut Engine<Cpu> {
         let conversation = std::mem::take(&mut self.sequence);
         self.engine.release(conversation);
@@ -185,7 +187,7 @@ fn fitting_context(
     warnings: &mut Vec<String>,
 ) -> Result<usize> {
     let kv_type = options.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(checkpoint));
-    let need = |context| Need::new(checkpoint, spec, context, 1, kv_type);
+    let need = |context| Need::new(checkpoint, spec, context, options.sequences.unwrap_or(1), kv_type);
     let mut context = options.context.unwrap_or(spec.context);
     if options.context.is_none()
         && let Fit::Rereads(bound) | Fit::No(bound) = limits.fit(&need(context))

@@ -156,11 +156,27 @@ impl<B: Backend> Model<B> {
 
     /// One pass: writes the rows' keys and values to the cache and leaves logits of the rows `outputs` in `w.logits`.
     pub fn forward(&self, batch: &Batch<'_>, outputs: &[usize], w: &mut Workspace<B>, cache: &mut B::Cache) {
+        self.forward_unless(&|| false, batch, outputs, w, cache);
+    }
+
+    /// [`Model::forward`], asking before each layer whether to give up; whether it came to its end. The rows of a pass that was
+    /// given up may be computed again.
+    pub fn forward_unless(
+        &self,
+        stop: &dyn Fn() -> bool,
+        batch: &Batch<'_>,
+        outputs: &[usize],
+        w: &mut Workspace<B>,
+        cache: &mut B::Cache,
+    ) -> bool {
         debug_assert!(batch.len() <= w.rows && outputs.len() <= w.outputs);
         let b = &*self.backend;
         b.embed(&self.weights.embedding.weight, batch.tokens, self.spec.embedding_scale, &mut w.stream);
         b.angles(&self.rope, batch.positions, &mut w.angles);
         for (i, (spec, weights)) in self.spec.layers.iter().zip(&self.weights.layers).enumerate() {
+            if stop() {
+                return false;
+            }
             self.skip(spec.skips, w);
 
             b.norm(&weights.attention_norm, &w.stream, &mut w.normed);
@@ -180,13 +196,14 @@ impl<B: Backend> Model<B> {
             self.add_branch(weights.post_ffn_norm.as_ref(), w);
         }
         if outputs.is_empty() {
-            return;
+            return true;
         }
         b.select(&w.stream, outputs, &mut w.selected);
         b.norm(&self.weights.final_norm, &w.selected, &mut w.normed);
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         b.linear(&w.normed, &mut [(head, &mut w.logits)]);
         b.finish_logits(&mut w.logits, self.spec.head.scale, self.spec.head.softcap);
+        true
     }
 
     /// Block skip connections: save first, then blend from A, then from B.

@@ -12,10 +12,15 @@ pub const PREFILL_ROWS: usize = 512;
 /// Most rows of a pass whose logits are all wanted: 64 x 256,000 x 4 bytes = 64 MB for the largest vocabulary.
 pub const SCORED_ROWS: usize = 64;
 
-/// Rows of a prompt's pass: enough to share the reading of weights, few enough that an interrupt is noticed within seconds
-/// also on tens of billions of parameters.
+/// Rows of a prompt's pass: as many as share one unpacking of the weights; of large models, whose activations take memory, no
+/// more than that.
 pub fn prefill_rows(spec: &DecoderSpec) -> usize {
-    ((1 << 40) / parameters(spec).max(1)).clamp(64, PREFILL_ROWS as u64) as usize
+    if parameters(spec) < 4_000_000_000 { PREFILL_ROWS } else { PREFILL_ROWS / 2 }
+}
+
+/// Most rows of one forward pass where `sequences` sequences of `context` tokens are run: one of each, or a piece of a prompt.
+pub fn pass_rows(spec: &DecoderSpec, context: usize, sequences: usize) -> usize {
+    prefill_rows(spec).min(context.max(1)).max(sequences)
 }
 
 /// A quantisation by its usual name and mean bits a weight, scales included (llama.cpp's mixtures).
@@ -144,7 +149,7 @@ pub fn kv_bytes_per_token(spec: &DecoderSpec, dtype: KvType) -> u64 {
 pub fn needed(spec: &DecoderSpec, weights: u64, context: usize, sequences: usize, dtype: KvType) -> Memory {
     let blocks = (context.div_ceil(BLOCK_LEN) as u64).saturating_mul(sequences as u64);
     let kv = kv_bytes_per_token(spec, dtype).saturating_mul(BLOCK_LEN as u64).saturating_mul(blocks);
-    let rows = prefill_rows(spec).min(context.max(1));
+    let rows = pass_rows(spec, context, sequences);
     let program = PROGRAM_BYTES + TOKEN_BYTES * spec.vocab as u64;
     Memory { weights, kv, work: work_bytes(spec, rows, sequences), program }
 }
@@ -271,6 +276,6 @@ mod tests {
 
     #[test]
     fn passes_of_large_models_have_fewer_rows() {
-        assert_eq!((prefill_rows(&smollm()), prefill_rows(&solar())), (512, 64));
+        assert_eq!((prefill_rows(&smollm()), prefill_rows(&solar())), (512, 256));
     }
 }

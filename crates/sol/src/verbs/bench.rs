@@ -17,8 +17,10 @@ use crate::ctrl_c::{self, CtrlC, Patience};
 #[derive(clap::Args)]
 #[command(
     after_help = "Tests: ppN reads a prompt of N tokens in one piece, tgN makes N tokens one after another, each after the \
-    depths of -d tokens that are cached already (@ dN). Speeds are tokens per second, mean and standard deviation of -r \
-    repetitions after one for warming up. Lists are written 0,2048.\n\nExample:\n  sol bench -p 512 -n 128 -d 0,2048 --json"
+    depths of -d tokens that are cached already (@ dN). tgN x P decodes P sequences together, one token of each in a pass, \
+    each after its own -d tokens. Speeds are tokens per second (of all sequences), mean and standard deviation of -r \
+    repetitions after one for warming up. Lists are written 0,2048.\n\nExamples:\n  sol bench -p 512 -n 128 -d 0,2048 --json\n  \
+    sol bench -p 0 -n 32 -d 16 -b 1,4,8,16,32"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -32,6 +34,10 @@ pub(crate) struct Args {
     /// Tokens that are in the cache before
     #[arg(short = 'd', long, value_delimiter = ',', default_value = "0", value_name = "N,...")]
     n_depth: Vec<usize>,
+    /// Sequences that -n makes tokens for together
+    #[arg(short = 'b', long, visible_alias = "batch", value_delimiter = ',', default_value = "1", value_name = "P,...")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    parallel: Vec<u16>,
     /// Prompt and answer in one test: tokens of each
     #[arg(long, value_name = "P,G", value_parser = pair)]
     pg: Vec<(usize, usize)>,
@@ -49,18 +55,28 @@ fn pair(text: &str) -> Result<(usize, usize), String> {
 #[derive(Clone, Copy)]
 struct Test {
     prompt: usize,
+    /// Of each sequence.
     generate: usize,
     depth: usize,
+    /// Sequences that are decoded together.
+    parallel: usize,
 }
 
 impl Test {
+    /// Tokens of all sequences.
     fn tokens(&self) -> usize {
+        self.length().saturating_mul(self.parallel)
+    }
+
+    /// Tokens of one sequence, without those before.
+    fn length(&self) -> usize {
         self.prompt.saturating_add(self.generate)
     }
 
     fn name(&self) -> String {
         let name = match (self.prompt, self.generate) {
             (p, 0) => format!("pp{p}"),
+            (0, g) if self.parallel > 1 => format!("tg{g} x {}", self.parallel),
             (0, g) => format!("tg{g}"),
             (p, g) => format!("pp{p}+tg{g}"),
         };
@@ -70,10 +86,11 @@ impl Test {
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let tests = plan(&args);
-    let Some(needed) = tests.iter().map(|t| t.depth.saturating_add(t.tokens())).max() else {
+    let Some(needed) = tests.iter().map(|t| t.depth.saturating_add(t.length())).max() else {
         bail!("there is nothing to measure: -p, -n and --pg are all 0");
     };
     let mut options = args.run.options();
+    options.sequences = tests.iter().map(|t| t.parallel).max();
     options.context = options.context.or(Some(needed));
     let mut model = match args.run.open(options, output) {
         Err(error) => match error.downcast_ref() {
@@ -115,36 +132,40 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
 fn plan(args: &Args) -> Vec<Test> {
     let mut tests = Vec::new();
     for &depth in &args.n_depth {
-        tests.extend(args.n_prompt.iter().map(|&prompt| Test { prompt, generate: 0, depth }));
-        tests.extend(args.n_gen.iter().map(|&generate| Test { prompt: 0, generate, depth }));
-        tests.extend(args.pg.iter().map(|&(prompt, generate)| Test { prompt, generate, depth }));
+        tests.extend(args.n_prompt.iter().map(|&prompt| Test { prompt, generate: 0, depth, parallel: 1 }));
+        for &generate in &args.n_gen {
+            tests.extend(args.parallel.iter().map(|&p| Test { prompt: 0, generate, depth, parallel: p.into() }));
+        }
+        tests.extend(args.pg.iter().map(|&(prompt, generate)| Test { prompt, generate, depth, parallel: 1 }));
     }
-    tests.retain(|t| t.tokens() > 0);
+    tests.retain(|t| t.length() > 0);
     tests
 }
 
 /// The times of as many repetitions as were done before an interrupt.
 fn measure(engine: &mut Engine<Cpu>, test: Test, repetitions: u32, stop: &Interrupt) -> Result<Vec<Duration>> {
-    let mut sequence = Sequence::default();
+    let mut sequences: Vec<Sequence> = (0..test.parallel).map(|_| Sequence::default()).collect();
     let measured = (|| {
         let stop = || stop.is_set();
         let mut ids = Ids::new(engine.model().spec().vocab);
         if test.depth > 0 {
-            engine.extend(&mut sequence, &ids.take(test.depth), &stop)?;
+            for sequence in &mut sequences {
+                engine.extend(sequence, &ids.take(test.depth), &stop)?;
+            }
         }
         // To warm up, one token shows what a hundred would.
         let warm_up = Test { generate: test.generate.min(1), ..test };
-        once(engine, &mut sequence, warm_up, &mut ids, &stop)?;
+        once(engine, &mut sequences, warm_up, &mut ids, &stop)?;
         let mut samples = Vec::new();
         for _ in 0..repetitions {
-            match once(engine, &mut sequence, test, &mut ids, &stop) {
+            match once(engine, &mut sequences, test, &mut ids, &stop) {
                 Err(Error::Interrupted) => break,
                 time => samples.push(time?),
             }
         }
         Ok(samples)
     })();
-    engine.release(sequence);
+    sequences.into_iter().for_each(|sequence| engine.release(sequence));
     match measured {
         Err(Error::Interrupted) => Ok(Vec::new()),
         other => Ok(other?),
@@ -153,19 +174,28 @@ fn measure(engine: &mut Engine<Cpu>, test: Test, repetitions: u32, stop: &Interr
 
 fn once(
     engine: &mut Engine<Cpu>,
-    sequence: &mut Sequence,
+    sequences: &mut [Sequence],
     test: Test,
     ids: &mut Ids,
     stop: &dyn Fn() -> bool,
 ) -> Result<Duration, Error> {
-    engine.truncate(sequence, test.depth);
-    let (prompt, answer) = (ids.take(test.prompt), ids.take(test.generate));
+    for sequence in sequences.iter_mut() {
+        engine.truncate(sequence, test.depth);
+    }
+    let prompt = ids.take(test.prompt);
+    let answers = ids.take(test.generate * test.parallel);
     let start = Instant::now();
-    if !prompt.is_empty() {
+    if let [sequence, ..] = &mut *sequences
+        && !prompt.is_empty()
+    {
         engine.extend(sequence, &prompt, stop)?;
     }
-    for id in answer {
-        engine.extend(sequence, &[id], stop)?;
+    for tokens in answers.chunks(test.parallel) {
+        if stop() {
+            return Err(Error::Interrupted);
+        }
+        let mut steps: Vec<(&mut Sequence, u32)> = sequences.iter_mut().zip(tokens.iter().copied()).collect();
+        engine.step(&mut steps, |_, _| {})?;
     }
     Ok(start.elapsed())
 }
@@ -290,6 +320,7 @@ impl About {
             "n_prompt": speed.test.prompt,
             "n_gen": speed.test.generate,
             "n_depth": speed.test.depth,
+            "n_parallel": speed.test.parallel,
             "avg_ns": avg_ns.round() as u64,
             "stddev_ns": stddev_ns.round() as u64,
             "avg_ts": avg_ts,

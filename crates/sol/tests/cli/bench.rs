@@ -36,6 +36,24 @@ fn every_test_is_reported_with_its_samples() {
 }
 
 #[test]
+fn sequences_decoded_together_count_all_their_tokens() {
+    let stdout = run(&["-p", "4", "-n", "3", "-d", "0,40", "-b", "1,5", "-r", "2", "--json"]);
+    let entries: Vec<Value> = serde_json::from_str(&stdout).unwrap();
+    let tests: Vec<_> = entries.iter().map(|e| (e["test"].as_str().unwrap(), e["n_parallel"].as_u64().unwrap())).collect();
+    let names = ["pp4", "tg3", "tg3 x 5", "pp4 @ d40", "tg3 @ d40", "tg3 x 5 @ d40"];
+    assert_eq!(tests, names.into_iter().zip([1, 1, 5, 1, 1, 5]).collect::<Vec<_>>());
+    for entry in &entries[1..3] {
+        let tokens = 3.0 * entry["n_parallel"].as_f64().unwrap();
+        let (time, speed) = (entry["samples_ns"][1].as_f64().unwrap(), entry["samples_ts"][1].as_f64().unwrap());
+        assert_eq!(entry["n_gen"], 3);
+        assert!((tokens / (time / 1e9) / speed - 1.0).abs() < 1e-3);
+    }
+    let outcome = Machine::new().run(&["bench", "-b", "0"]);
+    assert_eq!(outcome.code, Some(2));
+    assert!(Machine::new().run(&["bench", "-m", &fixture("chat-tiny"), "-b", "513"]).error().contains("from 1 to 512"));
+}
+
+#[test]
 fn the_table_is_markdown() {
     let stdout = run(&["-p", "8", "-n", "2", "-r", "1"]);
     let lines: Vec<_> = stdout.lines().collect();
