@@ -17,7 +17,8 @@ use std::ops::Range;
 
 use sol_weights::DType;
 
-use super::{Block, Job, Panel};
+use super::activations::BESIDE;
+use super::{Block, FEW, Job, Panel};
 use unpack::Rows;
 
 /// Input rows that share a load of the panel.
@@ -29,6 +30,13 @@ const PASS: usize = 256;
 
 /// Weight rows of a panel, in halves of eight.
 const HALVES: usize = 2;
+
+/// What the index arithmetic of interleaved activations stands on: input rows are taken in whole groups of those that lie
+/// interleaved, the last ones excepted, and blocks of columns do not reach over the end of a piece.
+const _: () = assert!(
+    WIDTH == BESIDE && FEW == BESIDE && PASS.is_multiple_of(BESIDE) && Panel::COLS.is_multiple_of(256),
+    "see `activations::Interleaved`"
+);
 
 /// Computes a block of the output.
 ///
@@ -194,6 +202,10 @@ unsafe fn resume<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usiz
     for h in 0..H {
         let row = rows.start + 8 * h;
         let live = 8.min(rows.end.saturating_sub(row));
+        if live == 0 {
+            // Not even a pointer to such rows may be made: they may lie beyond the output.
+            break;
+        }
         for (c, sums) in sums.iter_mut().enumerate() {
             // SAFETY: `live` outputs from `row` on are this thread's.
             unsafe {
