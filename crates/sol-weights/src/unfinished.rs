@@ -57,7 +57,8 @@ impl Drop for Unfinished {
 #[cfg(unix)]
 pub(crate) fn free_space(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(directory_of(path)).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    // File systems that do not count their blocks say that there are none.
+    (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Elsewhere the system is not asked.

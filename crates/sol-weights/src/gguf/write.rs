@@ -137,9 +137,10 @@ fn check_place(path: &Path, existing: Existing) -> Result<()> {
         found => found.map_err(Error::io("write", path))?,
     };
     match existing {
+        // Also where nobody asked for that: an error that says how to replace it would mislead.
+        _ if !found.is_file() => Err(Error::io("replace", path)(io::Error::other("it is no file"))),
         Existing::Refuse => Err(Error::Exists { path: path.to_owned() }),
-        Existing::Replace if found.is_file() => Ok(()),
-        Existing::Replace => Err(Error::io("replace", path)(io::Error::other("it is no file"))),
+        Existing::Replace => Ok(()),
     }
 }
 
@@ -380,7 +381,9 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap().len(), 32);
         // A directory and a device are no files to be replaced.
         for path in [dir.path(), Path::new("/dev/null")] {
-            assert!(Writer::create(path, &[], &[], Existing::Replace).is_err());
+            for existing in [Existing::Refuse, Existing::Replace] {
+                assert!(matches!(Writer::create(path, &[], &[], existing), Err(Error::Io { .. })));
+            }
         }
         // Somebody else was faster.
         let path = dir.path().join("b.gguf");
