@@ -19,6 +19,15 @@ impl Sequence {
     }
 }
 
+/// Refuses numbers of sequences that no engine is made for.
+pub(crate) fn check_sequences(sequences: usize) -> Result<()> {
+    if (1..=memory::PREFILL_ROWS).contains(&sequences) {
+        return Ok(());
+    }
+    let problem = "must be from 1 to 512";
+    Err(Error::BadOption { option: "--parallel", value: sequences.to_string(), problem })
+}
+
 /// A decoder with its cache and work buffers.
 ///
 /// When a file of its checkpoint changes while it is in use, every request from then on is an error
@@ -39,10 +48,7 @@ impl<B: Backend> Engine<B> {
     /// An engine with room for `sequences` sequences (1 to [`memory::PREFILL_ROWS`]) of the model's context; `kv_type` `None`
     /// takes what suits the weights.
     pub fn new(model: Model<B>, kv_type: Option<KvType>, sequences: usize) -> Result<Self> {
-        if !(1..=memory::PREFILL_ROWS).contains(&sequences) {
-            let problem = "must be from 1 to 512";
-            return Err(Error::BadOption { option: "--parallel", value: sequences.to_string(), problem });
-        }
+        check_sequences(sequences)?;
         let context = model.context();
         let blocks = context.div_ceil(BLOCK_LEN).saturating_mul(sequences);
         let kv_type = kv_type.unwrap_or_else(|| model.natural_kv_type());

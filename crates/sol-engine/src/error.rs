@@ -70,10 +70,13 @@ pub enum Error {
     },
     /// Memory that must stay does not fit what this process may use.
     #[error(
-        "a context of {context} tokens takes {kept} beside the mapped weights ({kv} of it keys and values), but only {bound}; {advice}"
+        "a context of {context} tokens{} takes {kept} beside the mapped weights ({kv} of it keys and values), but only {bound}; {advice}",
+        if *sequences > 1 { format!(" for each of {sequences} sequences") } else { String::new() }
     )]
     TooLittleMemory {
-        /// Tokens.
+        /// Sequences.
+        sequences: usize,
+        /// Tokens of each.
         context: usize,
         /// All but weights in their files.
         kept: Size,

@@ -11,7 +11,7 @@ use sol_model::{DecoderSpec, LoadOptions, Model, RopeFactors};
 use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, Tokenizer, fold_system_into_user};
 use sol_weights::{Checkpoint, HfMetadata, Metadata, gguf};
 
-use crate::engine::{Engine, Sequence};
+use crate::engine::{Engine, Sequence, check_sequences};
 use crate::limits::{Fit, Limits, Need, Size};
 use crate::sampling::Sampling;
 use crate::{Error, Result};
@@ -68,6 +68,7 @@ impl LanguageModel {
                 return Err(Error::ContextTooLong { asked, context: spec.context });
             }
         }
+        check_sequences(options.sequences.unwrap_or(1))?;
         let mut warnings = Vec::new();
         let context = fitting_context(&checkpoint, &spec, &options, &Limits::now(), &mut warnings)?;
         let backend = Arc::new(Cpu::new(options.threads)?);
@@ -187,7 +188,8 @@ fn fitting_context(
     warnings: &mut Vec<String>,
 ) -> Result<usize> {
     let kv_type = options.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(checkpoint));
-    let need = |context| Need::new(checkpoint, spec, context, options.sequences.unwrap_or(1), kv_type);
+    let sequences = options.sequences.unwrap_or(1);
+    let need = |context| Need::new(checkpoint, spec, context, sequences, kv_type);
     let mut context = options.context.unwrap_or(spec.context);
     if options.context.is_none()
         && let Fit::Rereads(bound) | Fit::No(bound) = limits.fit(&need(context))
@@ -223,10 +225,13 @@ fn fitting_context(
                     format!("{} of it are F8 weights, which loading converts: use a quantised file", Size(need.copied))
                 }
                 0 => "free memory, or use a smaller model".into(),
-                fits => format!("lower --ctx ({fits} tokens fit){half}"),
+                fits => {
+                    let fewer = if sequences > 1 { ", take fewer sequences" } else { "" };
+                    format!("lower --ctx ({fits} tokens fit){fewer}{half}")
+                }
             };
             let (kept, kv) = (Size(need.kept()), Size(need.memory.kv));
-            return Err(Error::TooLittleMemory { context, kept, kv, bound: bound.clone(), advice });
+            return Err(Error::TooLittleMemory { sequences, context, kept, kv, bound: bound.clone(), advice });
         }
     }
     Ok(context)

@@ -66,6 +66,22 @@ fn a_context_beyond_memory_is_refused_if_asked_for_and_else_cut() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn sequences_beyond_memory_are_refused_as_such() {
+    let machine = Machine::new();
+    let model = copy(&machine, LONG);
+    let bench = |parallel: &str| {
+        let args = ["bench", "-m", &model, "-p", "0", "-n", "4", "-c", "65536", "-b", parallel];
+        limited(&machine, "-v 1048576", &args).error()
+    };
+    let error = bench("500");
+    for words in ["65536 tokens for each of 500 sequences", "lower --ctx (", "take fewer sequences"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    assert!(bench("65535").contains("--parallel is 65535: must be from 1 to 512"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn inspect_shows_what_is_available_here() {
     let machine = Machine::new();
     let model = copy(&machine, LONG);
