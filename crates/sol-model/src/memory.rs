@@ -12,8 +12,7 @@ pub const PREFILL_ROWS: usize = 512;
 /// Most rows of a pass whose logits are all wanted: 64 x 256,000 x 4 bytes = 64 MB for the largest vocabulary.
 pub const SCORED_ROWS: usize = 64;
 
-/// Rows of a prompt's pass: as many as share one unpacking of the weights; of large models, whose activations take memory, no
-/// more than that.
+/// Rows of a prompt's pass. Of large models, whose activations take memory, no more than share one unpacking of the weights.
 pub fn prefill_rows(spec: &DecoderSpec) -> usize {
     if parameters(spec) < 4_000_000_000 { PREFILL_ROWS } else { PREFILL_ROWS / 2 }
 }
