@@ -16,7 +16,7 @@ use crate::cache::{Cache, TILE, padded};
 use crate::ops::soften;
 use crate::pool::Pool;
 use crate::shared::SharedMut;
-use crate::tile::{Cached, Strided, TOGETHER, accumulate, fetch};
+use crate::tile::{Cached, Strided, TOGETHER, accumulate};
 
 /// Keys in a span: whole blocks.
 const SPAN: usize = 256;
@@ -233,13 +233,10 @@ impl Job<'_> {
         for (n, block) in blocks.clone().enumerate() {
             let (k, out) = (head(block).0, Strided { len: TILE, stride: keys });
             if many {
-                accumulate(query, dims, T::floats(k, converted), TILE, &mut scores[n * TILE..], out);
+                accumulate(query, dims, T::floats(k, converted), TILE, None, &mut scores[n * TILE..], out);
             } else {
-                // The blocks of a head lie apart, so the processor does not foresee the next one.
-                if block + 1 < blocks.end {
-                    fetch(head(block + 1).0);
-                }
-                accumulate(query, dims, k, TILE, &mut scores[n * TILE..], out);
+                let next = (block + 1 < blocks.end).then(|| head(block + 1).0);
+                accumulate(query, dims, k, TILE, next, &mut scores[n * TILE..], out);
             }
         }
 
@@ -260,9 +257,7 @@ impl Job<'_> {
         let sums = Strided { len: stride, stride: state_len };
         for (n, block) in blocks.clone().enumerate() {
             let v = head(block).1;
-            if !many && block + 1 < blocks.end {
-                fetch(head(block + 1).1);
-            }
+            let next = (block + 1 < blocks.end).then(|| head(block + 1).1);
             let floats = many.then(|| T::floats(v, converted));
             // A masked key's weight is not zero times its value, which may be anything: it takes no part. Rows that see the
             // same keys of a block are taken together.
@@ -280,8 +275,8 @@ impl Job<'_> {
                     let to = &mut states[row * group * state_len + 2..end * group * state_len];
                     let at = (low - n * TILE) * stride;
                     match floats {
-                        Some(v) => accumulate(weights, seen, &v[at..], stride, to, sums),
-                        None => accumulate(weights, seen, &v[at..], stride, to, sums),
+                        Some(v) => accumulate(weights, seen, &v[at..], stride, None, to, sums),
+                        None => accumulate(weights, seen, &v[at..], stride, next, to, sums),
                     }
                 }
                 row = end;

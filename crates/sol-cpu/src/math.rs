@@ -20,9 +20,12 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 1.0;
     let p = p * r + 1.0;
     // 2^n in two steps, so that n = 128 does not overflow before the product does.
-    let half = (n * 0.5).floor();
-    let power = |k: f32| f32::from_bits((((k as i32) + 127) << 23) as u32);
-    let y = p * power(half) * power(n - half);
+    // Adding 1.5 * 2^23 leaves the integer in the low mantissa bits, which every vector unit does in one addition.
+    const SHIFT: f32 = 12_582_912.0;
+    let n = (n + SHIFT).to_bits().wrapping_sub(SHIFT.to_bits()) as i32;
+    let half = n >> 1;
+    let power = |k: i32| f32::from_bits((k.wrapping_add(127) as u32) << 23);
+    let y = p * power(half) * power(n.wrapping_sub(half));
     if x < -87.3 { 0.0 } else { y }
 }
 

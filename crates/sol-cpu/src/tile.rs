@@ -70,7 +70,16 @@ pub(crate) struct Strided {
 
 /// `out[q][j] += sum_i a[q][i] * m[i * stride + j]` for every row `q` of `out`, `i` rising: scores of a block of keys, or
 /// weighted sums of values. Rows of `out` are whole tiles long. Each sum has the same order whatever else is computed beside it.
-pub(crate) fn accumulate<T: Cached>(a: &[f32], a_rows: Strided, m: &[T], stride: usize, out: &mut [f32], out_rows: Strided) {
+/// `next` is what will be read after `m` in the same way: it lies apart, where the processor does not foresee it.
+pub(crate) fn accumulate<T: Cached>(
+    a: &[f32],
+    a_rows: Strided,
+    m: &[T],
+    stride: usize,
+    next: Option<&[T]>,
+    out: &mut [f32],
+    out_rows: Strided,
+) {
     let count = out.len().div_ceil(out_rows.stride);
     // What the kernels rely on: every row they touch lies within its slice.
     assert!(out_rows.len.is_multiple_of(TILE) && out_rows.len <= out_rows.stride && a_rows.len <= a_rows.stride);
@@ -81,17 +90,18 @@ pub(crate) fn accumulate<T: Cached>(a: &[f32], a_rows: Strided, m: &[T], stride:
     assert!(m.len() >= (a_rows.len - 1) * stride + out_rows.len);
     #[cfg(target_arch = "x86_64")]
     if Isa::selected().has_avx2() {
+        let m = Streamed { at: m.as_ptr(), stride, next: next.unwrap_or(m).as_ptr() };
         for first in (0..count).step_by(TOGETHER) {
             // SAFETY: an `Isa` is what the machine has, and the rows are there by the assertions.
             unsafe {
                 let (a, out) = (a.as_ptr().add(first * a_rows.stride), out.as_mut_ptr().add(first * out_rows.stride));
                 match count - first {
-                    1 => fma::<T, 1, 4>(a, a_rows, m.as_ptr(), stride, out, out_rows),
-                    2 => fma::<T, 2, 4>(a, a_rows, m.as_ptr(), stride, out, out_rows),
-                    3 => fma::<T, 3, 4>(a, a_rows, m.as_ptr(), stride, out, out_rows),
-                    4 => fma::<T, 4, 2>(a, a_rows, m.as_ptr(), stride, out, out_rows),
-                    5 => fma::<T, 5, 2>(a, a_rows, m.as_ptr(), stride, out, out_rows),
-                    _ => fma::<T, TOGETHER, 2>(a, a_rows, m.as_ptr(), stride, out, out_rows),
+                    1 => fma::<T, 1, 4>(a, a_rows, m, out, out_rows),
+                    2 => fma::<T, 2, 4>(a, a_rows, m, out, out_rows),
+                    3 => fma::<T, 3, 4>(a, a_rows, m, out, out_rows),
+                    4 => fma::<T, 4, 2>(a, a_rows, m, out, out_rows),
+                    5 => fma::<T, 5, 2>(a, a_rows, m, out, out_rows),
+                    _ => fma::<T, TOGETHER, 2>(a, a_rows, m, out, out_rows),
                 }
             }
         }
@@ -100,6 +110,15 @@ pub(crate) fn accumulate<T: Cached>(a: &[f32], a_rows: Strided, m: &[T], stride:
     for (a, out) in a.chunks(a_rows.stride).zip(out.chunks_mut(out_rows.stride)) {
         portable(&a[..a_rows.len], m, stride, &mut out[..out_rows.len]);
     }
+}
+
+/// A matrix whose rows lie `stride` apart, and the one that is wanted next.
+#[derive(Clone, Copy)]
+#[cfg(target_arch = "x86_64")]
+struct Streamed<T> {
+    at: *const T,
+    stride: usize,
+    next: *const T,
 }
 
 /// `N` rows, `8 * W` columns at a time.
@@ -111,11 +130,11 @@ pub(crate) fn accumulate<T: Cached>(a: &[f32], a_rows: Strided, m: &[T], stride:
 unsafe fn fma<T: Cached, const N: usize, const W: usize>(
     a: *const f32,
     a_rows: Strided,
-    m: *const T,
-    stride: usize,
+    m: Streamed<T>,
     out: *mut f32,
     out_rows: Strided,
 ) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps};
     for j in (0..out_rows.len).step_by(8 * W) {
         // SAFETY: the caller's promises.
@@ -127,7 +146,10 @@ unsafe fn fma<T: Cached, const N: usize, const W: usize>(
                 }
             }
             for i in 0..a_rows.len {
-                let row: [_; W] = std::array::from_fn(|v| T::eight(m.add(i * stride + j + 8 * v)));
+                let offset = i * m.stride + j;
+                // Fetching reads nothing, so the address may be any.
+                _mm_prefetch::<_MM_HINT_T0>(m.next.wrapping_add(offset).cast());
+                let row: [_; W] = std::array::from_fn(|v| T::eight(m.at.add(offset + 8 * v)));
                 for (q, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_ps(*a.add(q * a_rows.stride + i));
                     for (sum, row) in sums.iter_mut().zip(&row) {
@@ -181,19 +203,6 @@ fn convert_f16c(tile: &[f16], out: &mut [f32]) {
     }
 }
 
-/// Asks for memory that will be read soon.
-#[inline(always)]
-pub(crate) fn fetch<T>(soon: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(soon)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: within the slice; and fetching reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(soon.as_ptr().cast::<i8>().wrapping_add(line)) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = soon;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,7 +221,7 @@ mod tests {
         let start = vec![0.5f32; rows * out_rows.stride];
         let mut alone = start.clone();
         for (a, out) in a.chunks(20).zip(alone.chunks_mut(out_rows.stride)) {
-            accumulate(a, a_rows, &exact, 80, out, out_rows);
+            accumulate(a, a_rows, &exact, 80, None, out, out_rows);
             let mut slow = vec![0.5f32; width];
             portable(&a[..keys], &exact, 80, &mut slow);
             assert_eq!(out[..width], slow, "the same order of fused additions");
@@ -220,10 +229,10 @@ mod tests {
         }
         for n in 1..=rows {
             let mut together = start[..n * out_rows.stride].to_vec();
-            accumulate(&a, a_rows, &exact, 80, &mut together, out_rows);
+            accumulate(&a, a_rows, &exact, 80, None, &mut together, out_rows);
             assert_eq!(together, alone[..n * out_rows.stride]);
             together.copy_from_slice(&start[..n * out_rows.stride]);
-            accumulate(&a, a_rows, &halves, 80, &mut together, out_rows);
+            accumulate(&a, a_rows, &halves, 80, Some(&halves[1..]), &mut together, out_rows);
             assert_eq!(together, alone[..n * out_rows.stride]);
         }
     }

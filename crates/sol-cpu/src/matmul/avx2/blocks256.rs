@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::super::Job;
 use super::unpack::{
-    Rows, as_written, field, four, halves, in_lanes, levels, pair, pair_signed, signed, twice, twice_signed, unsigned,
+    Rows, as_written, field, four, halves, in_lanes, levels, load, pair, pair_signed, signed, twice, twice_signed, unsigned,
 };
 use super::{HALVES, Sums};
 
@@ -47,6 +47,14 @@ pub(super) trait Format {
 
     /// Interleaves the weights of the super-block at byte `at`, sixteen columns at a time.
     unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink);
+
+    /// Whether one input row is better multiplied by [`Format::row`]: interleaving costs more than it saves.
+    const BY_ROW: bool = false;
+
+    /// The products of the super-block of weight row `r` of eight, scales included: the sum of the lanes is meant.
+    unsafe fn row(_rows: &Rows, _r: usize, _at: usize, _x: *const i8) -> __m256i {
+        unreachable!("formats that multiply by row say how")
+    }
 }
 
 /// Where interleaved weights go.
@@ -99,6 +107,18 @@ impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
     }
 }
 
+/// Lane `r` of the result is the sum of the lanes of vector `r`.
+#[inline(always)]
+unsafe fn lane_sums(v: [__m256i; 8]) -> __m256i {
+    // SAFETY: the caller enables AVX2.
+    unsafe {
+        // Of four vectors: their sums over the low halves, then over the high ones.
+        let four = |a, b, c, d| _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        let (low, high) = (four(v[0], v[1], v[2], v[3]), four(v[4], v[5], v[6], v[7]));
+        _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
+    }
+}
+
 /// Sums of neighbouring products, 16 bits each.
 #[inline(always)]
 unsafe fn product<F: Format>(w: __m256i, x: __m256i) -> __m256i {
@@ -124,11 +144,19 @@ impl<F: Format> super::Tile for Tile<F> {
             unsafe {
                 rows.prefetch(b * F::BYTES, F::BYTES);
                 F::scales(rows, b * F::BYTES, &mut scales, 0);
-                let sums = [_mm256_setzero_si256(); C];
-                let mut multiply =
-                    Multiply::<F, C> { x: x.words(first, b * 256), scales: &scales.scales, sums, format: PhantomData };
-                F::weights(rows, b * F::BYTES, &mut multiply);
-                let sums = multiply.sums.map(|sum| [sum]);
+                let (x, mut sums) = (x.words(first, b * 256), [[_mm256_setzero_si256(); 1]; C]);
+                if C == 1 && F::BY_ROW {
+                    let mut each = [_mm256_setzero_si256(); 8];
+                    for (r, sum) in each.iter_mut().enumerate() {
+                        *sum = F::row(rows, r, b * F::BYTES, x);
+                    }
+                    sums[0][0] = lane_sums(each);
+                } else {
+                    let mut multiply =
+                        Multiply::<F, C> { x, scales: &scales.scales, sums: sums.map(|sum| sum[0]), format: PhantomData };
+                    F::weights(rows, b * F::BYTES, &mut multiply);
+                    sums = multiply.sums.map(|sum| [sum]);
+                }
                 settle::<F, 1, C>(job, &scales, &sums, b, first, &mut acc);
             }
         }
@@ -360,6 +388,39 @@ impl Format for Q6K {
                 to.sixteen(8 * n + half + 2, both(fields::<0>(b, 15), fields::<-2>(high, 48)));
                 to.sixteen(8 * n + half + 6, both(fields::<4>(b, 15), fields::<2>(high, 48)));
             }
+        }
+    }
+
+    const BY_ROW: bool = true;
+
+    #[inline(always)]
+    unsafe fn row(rows: &Rows, r: usize, at: usize, x: *const i8) -> __m256i {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let (block, low, two) = (rows.block(r, at), _mm256_set1_epi8(15), _mm256_set1_epi8(48));
+            let scales = _mm_loadu_si128(block.add(192).cast());
+            let mut sum = _mm256_setzero_si256();
+            for n in 0..2 {
+                let (a, b) = (load(block.add(64 * n)), load(block.add(64 * n + 32)));
+                let high = load(block.add(128 + 32 * n));
+                let quarters = [
+                    _mm256_or_si256(_mm256_and_si256(a, low), _mm256_and_si256(_mm256_slli_epi16::<4>(high), two)),
+                    _mm256_or_si256(_mm256_and_si256(b, low), _mm256_and_si256(_mm256_slli_epi16::<2>(high), two)),
+                    _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16::<4>(a), low), _mm256_and_si256(high, two)),
+                    _mm256_or_si256(
+                        _mm256_and_si256(_mm256_srli_epi16::<4>(b), low),
+                        _mm256_and_si256(_mm256_srli_epi16::<2>(high), two),
+                    ),
+                ];
+                for (i, w) in (4 * n..).zip(quarters) {
+                    let product = unsigned(w, load(x.add(32 * i).cast()));
+                    // Eight times the scale of the lower sixteen columns, then of the upper ones.
+                    let pair = _mm_add_epi8(_mm_set1_epi8(2 * i as i8), _mm_set_epi64x(0x0101_0101_0101_0101, 0));
+                    let scale = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, pair));
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(product, scale));
+                }
+            }
+            sum
         }
     }
 }

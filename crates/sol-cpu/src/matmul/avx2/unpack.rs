@@ -36,6 +36,13 @@ impl Rows {
         }
     }
 
+    /// Where byte `at` of row `r` lies.
+    #[inline(always)]
+    pub(super) unsafe fn block(&self, r: usize, at: usize) -> *const u8 {
+        // SAFETY: see the module.
+        unsafe { self.rows[r].add(at) }
+    }
+
     /// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each.
     #[inline(always)]
     pub(super) unsafe fn words16(&self, at: usize) -> [__m256i; 4] {
@@ -162,6 +169,13 @@ pub(super) unsafe fn unsigned(w: __m256i, x: __m256i) -> __m256i {
 pub(super) unsafe fn signed(w: __m256i, x: __m256i) -> __m256i {
     // SAFETY: see the module. At most 2 * 128 * 127 = 32512.
     unsafe { _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) }
+}
+
+/// 32 bytes.
+#[inline(always)]
+pub(super) unsafe fn load(at: *const u8) -> __m256i {
+    // SAFETY: see the module.
+    unsafe { _mm256_loadu_si256(at.cast()) }
 }
 
 /// Four bytes of activations in every lane.
