@@ -4,13 +4,14 @@
 #   benches/versus-llama.sh [-m FILE.gguf]... [-t THREADS] [-r ROUNDS] [-q] [--first-token] [--help]
 #
 # Builds llama.cpp with native flags from the PyPI source package llama-cpp-python (pinned below), once, into target/llama, or
-# takes its programs from the directory LLAMA_BIN; then versus_llama.py measures. Needs cargo, python3 with pip and venv, and
-# a C++ compiler.
+# takes its programs from the directory LLAMA_BIN; then versus_llama.py measures. LLAMA_ALSO names more of llama.cpp's programs
+# to build. Needs cargo, python3 with pip and venv, and a C++ compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=0.3.36
-programs=(llama-bench llama-batched-bench llama-completion)
+read -ra also <<<"${LLAMA_ALSO:-}"
+programs=(llama-bench llama-batched-bench llama-completion "${also[@]}")
 peer=$PWD/target/llama
 bin=${LLAMA_BIN:-$peer/build/bin}
 
