@@ -97,8 +97,8 @@ impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
             for start in (0..4).step_by(step) {
                 for c in 0..C {
                     let mut short = product::<F>(w[start], four(x.add((start * C + c) * 4)));
-                    for k in start + 1..start + step {
-                        short = _mm256_add_epi16(short, product::<F>(w[k], four(x.add((k * C + c) * 4))));
+                    for (k, w) in (start + 1..).zip(&w[start + 1..start + step]) {
+                        short = _mm256_add_epi16(short, product::<F>(*w, four(x.add((k * C + c) * 4))));
                     }
                     self.sums[c] = _mm256_add_epi32(self.sums[c], _mm256_madd_epi16(short, scale));
                 }
