@@ -10,15 +10,15 @@ For each type: `llama-quantize --pure` makes a file of the default model's weigh
 file; `sol logits` with f32 keys and values makes the base from that. Both programs then read the quantised file, with the
 same token ids (`sol tokenize`), in windows of 512, each on its own. llama.cpp's logits come through the Python bindings of the
 pinned llama-cpp-python, out of the libraries in --llama, with flash attention on and off; with --modes 4 also without repacking
-the weights. Every position counts. (llama-perplexity's --kl-divergence is not used: its base holds log-probabilities in steps of about
-2e-4, too coarse for files of 16 bits, and it scores half of the positions.)
+the weights. Every position counts. (llama-perplexity's --kl-divergence is not used: its base holds log-probabilities in steps
+of about 2e-4, too coarse for files of 16 bits, and it scores half of the positions.)
 
-Keys and values are f16 in both programs; with --f32-keys `sol` is also run with f32. A difference is significant where it is a few of its
-standard errors (paired by position; neighbours are taken as independent, so errors are somewhat larger).
+Keys and values are f16 in both programs; with --f32-keys `sol` is also run with f32. A difference is significant where it is
+a few of its standard errors (paired by position; neighbours are taken as independent, so the true errors may be larger).
 
-K types and IQ4_XS have blocks of 256 columns, and of SmolLM2-135M's matrices only ffn_down has a multiple of those: llama-quantize
-gives the others another type. So for these types the model is made wider with zeros (hidden size 576 to 768, 3 to 4 groups of heads;
-norms are scaled so that the function is the same) and every matrix has the type. --plain leaves the model as it is.
+K types and IQ4_XS have blocks of 256 columns, and of SmolLM2-135M's matrices only ffn_down has a multiple of those:
+llama-quantize gives the others another type. So for these types the model is made wider with zeros (hidden size 576 to 768, 3
+to 4 groups of heads; norms are scaled so that the function is the same) and every matrix has the type. --plain leaves the model as it is.
 
 --exact TYPE also computes a float64 run in numpy, as a base that is neither program's.
 --prefix CMD is put before every command that computes (nice, taskset, a lock).
@@ -113,7 +113,8 @@ class Check:
             means = [kl.mean() for kl in (sol[0], default[0], least[0])]
             print(
                 f"| {name} | {means[0]:.3e} | {means[1]:.3e} | {means[2]:.3e} | {means[0] / means[2]:.3f} "
-                f"| {gain.mean() / error if error else 0:+.1f} | {sol[0].max():.1e}, {least[0].max():.1e} | {100 * sol[1].mean():.2f}, {100 * least[1].mean():.2f} |",
+                f"| {gain.mean() / error if error else 0:+.1f} | {sol[0].max():.1e}, {least[0].max():.1e} "
+                f"| {100 * sol[1].mean():.2f}, {100 * least[1].mean():.2f} |",
                 flush=True,
             )
             means = ", ".join(f"{run} {figures[0].mean():.4e}" for run, figures in found.items())
@@ -144,13 +145,13 @@ class Check:
             found[mode] = self.llama(quantised, base, mode)
         if name in options.exact.split(","):
             self.exact(name, plain, quantised, base, found)
-        tensors = gguf.GGUFReader(quantised).tensors
-        count = Counter(t.tensor_type.name for t in tensors if len(t.shape) > 1)
-        other = sorted({t.name.split(".")[-2] for t in tensors if len(t.shape) > 1 and t.tensor_type.name != count.most_common()[0][0]})
+        matrices = [(t.name.split(".")[-2], t.tensor_type.name) for t in gguf.GGUFReader(quantised).tensors if len(t.shape) > 1]
+        count = Counter(kind for _, kind in matrices)
+        other = sorted({matrix for matrix, kind in matrices if kind != count.most_common()[0][0]})
         text = ", ".join(f"{n} matrices {kind}" for kind, n in count.most_common())
         for path in (quantised, plain, base):
             path.unlink()
-        return found, text + (f" ({', '.join(other)})" if other else "")
+        return found, text + (f" (not of the most frequent type: {', '.join(other)})" if other else "")
 
     def exact(self, name: str, plain: Path, quantised: Path, base: Path, found: dict) -> None:
         """The same against a float64 run; one window at a time, because of its memory."""
@@ -173,8 +174,8 @@ class Check:
 
     def write_ids(self) -> None:
         text = self.options.text.read_bytes()
-        tokens = json.loads(subprocess.run([self.options.sol, "tokenize", "--json"], input=text, check=True, capture_output=True).stdout)
-        tokens = tokens if isinstance(tokens, list) else tokens["ids"]
+        command = [self.options.sol, "tokenize", *(["-m", self.options.model] if self.options.model else [])]
+        tokens = json.loads(subprocess.run(command, input=text, check=True, capture_output=True).stdout)
         need = self.options.windows * WINDOW
         if len(tokens) < need:
             raise SystemExit(f"{self.options.text}: {len(tokens)} tokens; {need} are needed")
@@ -326,7 +327,8 @@ def float64(path: str, ids: str, window: int, part: str, _) -> None:
     reader = gguf.GGUFReader(path)
     value = lambda key: reader.fields[f"llama.{key}"].contents()  # noqa: E731
     weights = {t.name.removesuffix(".weight"): t.data for t in reader.tensors}
-    heads, groups, epsilon = value("attention.head_count"), value("attention.head_count_kv"), value("attention.layer_norm_rms_epsilon")
+    heads, groups = value("attention.head_count"), value("attention.head_count_kv")
+    epsilon = value("attention.layer_norm_rms_epsilon")
 
     def norm(x, name):
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * weights[name]
@@ -344,9 +346,8 @@ def float64(path: str, ids: str, window: int, part: str, _) -> None:
     for layer in range(value("block_count")):
         at = f"blk.{layer}."
         h = norm(x, at + "attn_norm")
-        q, k, v = (
-            times(h, f"{at}attn_{m}").reshape(n, count, -1).transpose(1, 0, 2) for m, count in (("q", heads), ("k", groups), ("v", groups))
-        )
+        parts = ("q", heads), ("k", groups), ("v", groups)
+        q, k, v = (times(h, f"{at}attn_{m}").reshape(n, count, -1).transpose(1, 0, 2) for m, count in parts)
         q, k, v = rotate(q), np.repeat(rotate(k), heads // groups, 0), np.repeat(v, heads // groups, 0)
         scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[2])
         scores = np.where(np.tri(n, dtype=bool), scores, -np.inf)
