@@ -18,7 +18,8 @@ a few of its standard errors (paired by position; neighbours are taken as indepe
 
 K types and IQ4_XS have blocks of 256 columns, and of SmolLM2-135M's matrices only ffn_down has a multiple of those:
 llama-quantize gives the others another type. So for these types the model is made wider with zeros (hidden size 576 to 768, 3
-to 4 groups of heads; norms are scaled so that the function is the same) and every matrix has the type. --plain leaves the model as it is.
+to 4 groups of heads; norms are scaled so that the function is the same) and every matrix has the type. --plain leaves the
+model as it is.
 
 --exact TYPE also computes a float64 run in numpy, as a base that is neither program's.
 --prefix CMD is put before every command that computes (nice, taskset, a lock).
