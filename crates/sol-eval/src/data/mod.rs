@@ -1,0 +1,1 @@
+//! Rows, from a folder or from the hub.

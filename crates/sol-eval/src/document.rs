@@ -1,0 +1,88 @@
+//! What crosses every border of this crate: a document with its question, a model's answer, the figures it earns.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+/// A row of a benchmark, made into a question.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Name of the leaf task.
+    pub task: Arc<str>,
+    /// 0-based row of the evaluated split.
+    pub doc_id: usize,
+    /// The row, with the columns that the task derives.
+    pub row: Arc<Value>,
+    /// The prompt.
+    pub context: String,
+    /// What is asked about it.
+    pub ask: Ask,
+    /// What is right, as the harness logs it: a number or a text.
+    pub target: Value,
+}
+
+/// What is asked about a context.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// The log-likelihood of each of these continuations (with their leading delimiter). `loglikelihood`.
+    Choices(Vec<String>),
+    /// A continuation. `generate_until`.
+    Generate(GenKwargs),
+    /// The log-likelihood of the context itself, read in windows. `loglikelihood_rolling`.
+    Rolling,
+}
+
+/// How to generate, in the harness's words and their order: `until`, `max_gen_toks`, `do_sample`, `temperature`, `top_p`, ….
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenKwargs(pub Map<String, Value>);
+
+/// A model's answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// To [`Ask::Choices`]: natural log-likelihood, and whether greedy decoding would say just that.
+    Choices(Vec<(f64, bool)>),
+    /// To [`Ask::Generate`]: the samples (one, but for tasks that draw more), cut at nothing yet but the end of the answer.
+    Texts(Vec<String>),
+    /// To [`Ask::Rolling`].
+    Rolling(f64),
+}
+
+/// A figure that a document earned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// Name of the filter that the answer went through; `none` where there was none.
+    pub filter: String,
+    /// The metric's name.
+    pub metric: String,
+    /// How well.
+    pub value: FigureValue,
+}
+
+/// The value of a [`Figure`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum FigureValue {
+    /// Averaged.
+    Number(f64),
+    /// Averaged as 0 and 1.
+    Flag(bool),
+    /// All documents' flags are averaged together.
+    Flags(Vec<bool>),
+    /// The sums of both are divided: log-likelihood and words or bytes.
+    Weighted {
+        /// Numerator.
+        sum: f64,
+        /// Denominator.
+        weight: f64,
+    },
+    /// A sample passed or not; the task's estimator makes `pass@k` of them.
+    Passed(Vec<bool>),
+}
+
+/// What a document earned and what was made of the answer on the way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scored {
+    /// What each filter made of the answer, by its name.
+    pub filtered: Vec<(String, String)>,
+    /// The figures.
+    pub figures: Vec<Figure>,
+}

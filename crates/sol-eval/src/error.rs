@@ -1,0 +1,113 @@
+//! What can go wrong.
+
+use std::path::PathBuf;
+
+/// Errors of this crate. Each message says what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No task or group has this name.
+    #[error("there is no task or group '{name}'{}; `sol eval --list` names them all", near_names(.near))]
+    UnknownTask {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it, best first.
+        near: Vec<String>,
+    },
+    /// A task file that can not be used.
+    #[error("task file {file}: {problem}")]
+    TaskFile {
+        /// Path, or name of a built-in one.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A data file that can not be used.
+    #[error("{}{}: {problem}", .file.display(), at_line(.line))]
+    Data {
+        /// Where.
+        file: PathBuf,
+        /// 1-based line, or row of a Parquet file.
+        line: Option<usize>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Rows that a task needs are not there.
+    #[error("the data of task '{task}' is missing: {problem}")]
+    NoData {
+        /// Which task.
+        task: String,
+        /// What was looked for where, and what to do.
+        problem: String,
+    },
+    /// A row that a task can not make a request or a figure of.
+    #[error("task '{task}', document {doc_id}: {problem}")]
+    Document {
+        /// Which task.
+        task: String,
+        /// 0-based.
+        doc_id: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file of answers or an answer log that can not be used.
+    #[error("{}{}: {problem}", .file.display(), at_line(.line))]
+    Answers {
+        /// Where.
+        file: PathBuf,
+        /// 1-based.
+        line: Option<usize>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The model under test failed in a way that asking again does not help.
+    #[error("{model}: {problem}")]
+    Model {
+        /// Which model or server.
+        model: String,
+        /// What it did.
+        problem: String,
+    },
+    /// A wish that can not be met.
+    #[error("{option}: {problem}")]
+    Option {
+        /// The option as the command line spells it.
+        option: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Model-written code can not be run.
+    #[error("code can not be run: {0}")]
+    Sandbox(String),
+    /// A file could not be read or written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The user wants to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// The engine's.
+    #[error(transparent)]
+    Engine(#[from] sol_engine::Error),
+    /// The hub's.
+    #[error(transparent)]
+    Hub(#[from] sol_hub::Error),
+    /// A tokenizer's or template's.
+    #[error(transparent)]
+    Text(#[from] sol_text::Error),
+}
+
+fn near_names(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        names => format!(" (did you mean {}?)", names.join(", ")),
+    }
+}
+
+fn at_line(line: &Option<usize>) -> String {
+    line.map(|line| format!(", line {line}")).unwrap_or_default()
+}

@@ -1,0 +1,1 @@
+//! A run: tasks, a model, an answer log, results.
