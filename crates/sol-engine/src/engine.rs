@@ -3,13 +3,14 @@
 use sol_compute::{Backend, Batch, KvType};
 use sol_model::{BLOCK_LEN, Model, Workspace, memory};
 
+use crate::blocks::Blocks;
 use crate::{Error, Result};
 
 /// A sequence whose keys and values are in the cache. [`Engine::release`] gives its blocks back; dropping it does not.
 #[derive(Debug, Default)]
 pub struct Sequence {
-    tokens: Vec<u32>,
-    blocks: Vec<u32>,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) blocks: Vec<u32>,
 }
 
 impl Sequence {
@@ -28,6 +29,25 @@ pub(crate) fn check_sequences(sequences: usize) -> Result<()> {
     Err(Error::BadOption { option: "--parallel", value: sequences.to_string(), problem })
 }
 
+/// Tokens that [`Engine::advance`] appends to a sequence.
+pub struct Work<'a> {
+    /// To which.
+    pub sequence: &'a mut Sequence,
+    /// Which; at least one.
+    pub tokens: &'a [u32],
+    /// Indices of those after which logits are wanted, ascending.
+    pub outputs: &'a [usize],
+}
+
+/// Rows of one pass that belong to one sequence, whose blocks are there.
+pub(crate) struct Piece<'a> {
+    pub(crate) table: &'a [u32],
+    /// Position of the first token.
+    pub(crate) start: usize,
+    pub(crate) tokens: &'a [u32],
+    pub(crate) outputs: &'a [usize],
+}
+
 /// A decoder with its cache and work buffers.
 ///
 /// When a file of its checkpoint changes while it is in use, every request from then on is an error
@@ -36,12 +56,14 @@ pub struct Engine<B: Backend> {
     model: Model<B>,
     cache: B::Cache,
     kv_type: KvType,
-    blocks: usize,
     /// Most sequences of a [`Engine::step`].
     sequences: usize,
-    free: Vec<u32>,
+    pub(crate) blocks: Blocks,
     workspace: Workspace<B>,
     logits: Vec<f32>,
+    /// Tokens, positions and sequence numbers of a pass.
+    rows: [Vec<u32>; 3],
+    outputs: Vec<usize>,
 }
 
 impl<B: Backend> Engine<B> {
@@ -53,17 +75,15 @@ impl<B: Backend> Engine<B> {
         let blocks = context.div_ceil(BLOCK_LEN).saturating_mul(sequences);
         let kv_type = kv_type.unwrap_or_else(|| model.natural_kv_type());
         let rows = memory::pass_rows(model.spec(), context, sequences);
-        let cache = model.cache(blocks, kv_type)?;
-        // A cache of more blocks than that can not be reserved.
-        let last = u32::try_from(blocks).unwrap_or(u32::MAX);
         Ok(Self {
-            cache,
+            cache: model.cache(blocks, kv_type)?,
             kv_type,
-            blocks,
             sequences,
-            free: (0..last).rev().collect(),
+            blocks: Blocks::new(blocks),
             workspace: model.workspace(rows, sequences),
             logits: vec![0.0; model.spec().vocab],
+            rows: Default::default(),
+            outputs: Vec::new(),
             model,
         })
     }
@@ -88,6 +108,16 @@ impl<B: Backend> Engine<B> {
         self.sequences
     }
 
+    /// Most tokens of one pass.
+    pub fn pass_rows(&self) -> usize {
+        self.workspace.rows()
+    }
+
+    /// Most logits of one pass.
+    pub fn pass_outputs(&self) -> usize {
+        self.workspace.outputs()
+    }
+
     /// Appends tokens to a sequence; returns the logits after the last. Between layers `stop` is asked whether to give up; what
     /// earlier passes appended stays.
     pub fn extend(&mut self, sequence: &mut Sequence, tokens: &[u32], stop: &dyn Fn() -> bool) -> Result<&[f32]> {
@@ -98,13 +128,13 @@ impl<B: Backend> Engine<B> {
         if tokens.len() > 1 {
             self.model.checkpoint().unchanged()?;
         }
-        let last = tokens.len() - 1;
-        for (i, piece) in tokens.chunks(self.workspace.rows()).enumerate() {
-            let first = i * self.workspace.rows();
-            let outputs: &[usize] = if first + piece.len() > last { &[piece.len() - 1] } else { &[] };
-            self.pass(sequence, piece, outputs, stop)?;
+        let rows = self.workspace.rows();
+        let last = tokens.len().div_ceil(rows) - 1;
+        for (i, tokens) in tokens.chunks(rows).enumerate() {
+            let outputs: &[usize] = if i == last { &[tokens.len() - 1] } else { &[] };
+            // The logits stay in `self.logits`.
+            self.advance(&mut [Work { sequence, tokens, outputs }], stop, |_, _, _| {})?;
         }
-        self.read_logits(0)?;
         Ok(&self.logits)
     }
 
@@ -119,19 +149,15 @@ impl<B: Backend> Engine<B> {
     ) -> Result<()> {
         self.check(sequence, tokens)?;
         self.model.checkpoint().unchanged()?;
-        if self.workspace.outputs() < self.workspace.rows() {
-            let rows = self.workspace.rows().min(memory::SCORED_ROWS.max(self.sequences));
-            self.workspace = self.model.workspace(rows, rows);
-        }
-        let rows = self.workspace.rows();
-        for (i, piece) in tokens.chunks(rows).enumerate() {
-            let start = i * rows;
-            let outputs: Vec<usize> = (first.saturating_sub(start).min(piece.len())..piece.len()).collect();
-            self.pass(sequence, piece, &outputs, stop)?;
-            for (output, row) in outputs.iter().enumerate() {
-                self.read_logits(output)?;
-                each(start + row, &self.logits);
-            }
+        self.widen();
+        let mut start = 0;
+        while start < tokens.len() {
+            let silent = first.saturating_sub(start).min(tokens.len() - start);
+            let rows = self.pass_rows().min(silent + self.pass_outputs()).min(tokens.len() - start);
+            let outputs: Vec<usize> = (silent.min(rows)..rows).collect();
+            let tokens = &tokens[start..start + rows];
+            self.advance(&mut [Work { sequence, tokens, outputs: &outputs }], stop, |_, row, logits| each(start + row, logits))?;
+            start += rows;
         }
         Ok(())
     }
@@ -143,43 +169,67 @@ impl<B: Backend> Engine<B> {
         if steps.len() > self.sequences {
             return Err(Error::TooManySequences { asked: steps.len(), most: self.sequences });
         }
-        if steps.is_empty() {
+        let work = |(sequence, token)| Work { sequence, tokens: std::slice::from_ref(token), outputs: &[0] };
+        let mut work: Vec<Work<'_>> = steps.iter_mut().map(|(sequence, token)| work((&mut **sequence, &*token))).collect();
+        self.advance(&mut work, &|| false, |i, _, logits| each(i, logits))
+    }
+
+    /// One pass: appends tokens to each of several sequences and calls `each(index, token, logits)` for every output. All are
+    /// checked before any is computed; given up between two layers because `stop` said so, it leaves no trace. The logits have
+    /// the bits that they have when a sequence is alone and its tokens come in other pieces.
+    pub fn advance(
+        &mut self,
+        work: &mut [Work<'_>],
+        stop: &dyn Fn() -> bool,
+        mut each: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        let rows: usize = work.iter().map(|w| w.tokens.len()).sum();
+        let outputs: usize = work.iter().map(|w| w.outputs.len()).sum();
+        if rows > self.pass_rows() || outputs > self.pass_outputs() {
+            return Err(Error::PassTooLarge { rows, outputs, most: [self.pass_rows(), self.pass_outputs()] });
+        }
+        if rows == 0 {
             return Ok(());
         }
-        for (sequence, token) in steps.iter() {
-            self.check(sequence, &[*token])?;
-        }
-        let blocks_for = |s: &Sequence| (s.tokens.len() + 1).div_ceil(BLOCK_LEN).saturating_sub(s.blocks.len());
-        if steps.iter().map(|(sequence, _)| blocks_for(sequence)).sum::<usize>() > self.free.len() {
+        work.iter().try_for_each(|w| self.check(w.sequence, w.tokens))?;
+        if work.iter().map(|w| self.blocks_for(w.sequence, w.tokens.len())).sum::<usize>() > self.blocks.free() {
             return Err(self.full());
         }
-        let mut rows = [[0; memory::PREFILL_ROWS]; 3];
-        let [tokens, positions, numbers] = &mut rows;
-        for (i, (sequence, token)) in steps.iter_mut().enumerate() {
-            self.make_room(sequence, 1)?;
-            (tokens[i], positions[i], numbers[i]) = (*token, sequence.tokens.len() as u32, i as u32);
+        work.iter_mut().try_for_each(|w| self.make_room(w.sequence, w.tokens.len()))?;
+        let pieces = work.iter().map(|w| Piece {
+            table: &w.sequence.blocks,
+            start: w.sequence.tokens.len(),
+            tokens: w.tokens,
+            outputs: w.outputs,
+        });
+        let pieces: Vec<Piece<'_>> = pieces.collect();
+        self.forward(&pieces, stop)?;
+        for w in work.iter_mut() {
+            w.sequence.tokens.extend_from_slice(w.tokens);
         }
-        let tables: Vec<&[u32]> = steps.iter().map(|(sequence, _)| &sequence.blocks[..]).collect();
-        let [tokens, positions, sequences] = [tokens, positions, numbers].map(|values| &values[..tables.len()]);
-        let outputs: Vec<usize> = (0..tables.len()).collect();
-        let batch = Batch { tokens, positions, sequences, tables: &tables };
-        self.model.forward(&batch, &outputs, &mut self.workspace, &mut self.cache);
-        self.model.checkpoint().intact()?;
-        for (sequence, token) in steps.iter_mut() {
-            sequence.tokens.push(*token);
-        }
-        for i in outputs {
-            self.read_logits(i)?;
-            each(i, &self.logits);
+        let places = work.iter().enumerate().flat_map(|(i, w)| w.outputs.iter().map(move |token| (i, *token)));
+        for (output, (i, token)) in places.enumerate() {
+            each(i, token, self.read_logits(output)?);
         }
         Ok(())
     }
 
-    /// Forgets all tokens from `len` on.
+    /// A sequence that begins as another: it shares the whole blocks of its first `len` tokens, so it may be shorter than `len`.
+    pub fn fork(&mut self, parent: &Sequence, len: usize) -> Sequence {
+        let blocks = len.min(parent.tokens.len()) / BLOCK_LEN;
+        let shared = &parent.blocks[..blocks];
+        self.blocks.share(shared);
+        Sequence { tokens: parent.tokens[..blocks * BLOCK_LEN].to_vec(), blocks: shared.to_vec() }
+    }
+
+    /// Forgets all tokens from `len` on; more of them, back to the last whole block, where a fork holds the block they end in.
     pub fn truncate(&mut self, sequence: &mut Sequence, len: usize) {
+        let mut len = len.min(sequence.tokens.len());
+        if !len.is_multiple_of(BLOCK_LEN) && self.blocks.is_shared(sequence.blocks[len / BLOCK_LEN]) {
+            len -= len % BLOCK_LEN;
+        }
         sequence.tokens.truncate(len);
-        let keep = sequence.tokens.len().div_ceil(BLOCK_LEN);
-        self.free.extend(sequence.blocks.drain(keep..));
+        self.blocks.give_back(sequence.blocks.drain(len.div_ceil(BLOCK_LEN)..));
     }
 
     /// Gives a sequence's blocks back.
@@ -187,8 +237,17 @@ impl<B: Backend> Engine<B> {
         self.truncate(&mut sequence, 0);
     }
 
+    /// Makes room for the logits of as many rows as a pass that scores may have.
+    pub(crate) fn widen(&mut self) {
+        let (rows, outputs) = (self.workspace.rows(), self.workspace.outputs());
+        let wanted = rows.min(memory::SCORED_ROWS);
+        if outputs < wanted {
+            self.workspace = self.model.workspace(rows, wanted);
+        }
+    }
+
     /// Refuses tokens before any of them is computed.
-    fn check(&self, sequence: &Sequence, tokens: &[u32]) -> Result<()> {
+    pub(crate) fn check(&self, sequence: &Sequence, tokens: &[u32]) -> Result<()> {
         let vocab = self.model.spec().vocab;
         if let Some(&id) = tokens.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::UnknownToken { id, vocab });
@@ -201,25 +260,33 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
-    /// One pass over tokens that were checked and fit the workspace. Given up between two layers, it leaves no trace.
-    fn pass(&mut self, sequence: &mut Sequence, tokens: &[u32], outputs: &[usize], stop: &dyn Fn() -> bool) -> Result<()> {
-        let start = sequence.tokens.len();
-        self.make_room(sequence, tokens.len())?;
-        let mut positions = [0; memory::PREFILL_ROWS];
-        let positions = &mut positions[..tokens.len()];
-        positions.iter_mut().zip(start as u32..).for_each(|(p, position)| *p = position);
-        let sequences = &[0; memory::PREFILL_ROWS][..tokens.len()];
-        let batch = Batch { tokens, positions, sequences, tables: &[&sequence.blocks] };
-        if !self.model.forward_unless(stop, &batch, outputs, &mut self.workspace, &mut self.cache) {
+    /// One pass over pieces that were checked, fit the workspace and have their blocks. A piece may begin with blocks that an
+    /// earlier piece of the same pass fills: every layer stores all keys and values before it attends to any.
+    pub(crate) fn forward(&mut self, pieces: &[Piece<'_>], stop: &dyn Fn() -> bool) -> Result<()> {
+        let [tokens, positions, sequences] = &mut self.rows;
+        [&mut *tokens, positions, sequences].into_iter().for_each(Vec::clear);
+        self.outputs.clear();
+        for (i, piece) in pieces.iter().enumerate() {
+            self.outputs.extend(piece.outputs.iter().map(|output| tokens.len() + output));
+            tokens.extend_from_slice(piece.tokens);
+            positions.extend((piece.start as u32..).take(piece.tokens.len()));
+            sequences.extend(std::iter::repeat_n(i as u32, piece.tokens.len()));
+        }
+        let tables: Vec<&[u32]> = pieces.iter().map(|piece| piece.table).collect();
+        let batch = Batch { tokens, positions, sequences, tables: &tables };
+        if !self.model.forward_unless(stop, &batch, &self.outputs, &mut self.workspace, &mut self.cache) {
             return Err(Error::Interrupted);
         }
-        self.model.checkpoint().intact()?;
-        sequence.tokens.extend_from_slice(tokens);
-        Ok(())
+        Ok(self.model.checkpoint().intact()?)
+    }
+
+    /// Blocks that a sequence lacks for `more` tokens.
+    pub(crate) fn blocks_for(&self, sequence: &Sequence, more: usize) -> usize {
+        (sequence.tokens.len() + more).div_ceil(BLOCK_LEN).saturating_sub(sequence.blocks.len())
     }
 
     /// Gives a sequence the blocks that `more` tokens need.
-    fn make_room(&mut self, sequence: &mut Sequence, more: usize) -> Result<()> {
+    pub(crate) fn make_room(&mut self, sequence: &mut Sequence, more: usize) -> Result<()> {
         let start = sequence.tokens.len();
         let end = start + more;
         if let Some(window) = self.model.spec().window()
@@ -230,23 +297,23 @@ impl<B: Backend> Engine<B> {
             );
         }
         while sequence.blocks.len() < end.div_ceil(BLOCK_LEN) {
-            let block = self.free.pop().ok_or_else(|| self.full())?;
+            let block = self.blocks.take().ok_or_else(|| self.full())?;
             sequence.blocks.push(block);
         }
         Ok(())
     }
 
     fn full(&self) -> Error {
-        Error::CacheFull { blocks: self.blocks, tokens: self.blocks * BLOCK_LEN }
+        Error::CacheFull { blocks: self.blocks.len(), tokens: self.blocks.len() * BLOCK_LEN }
     }
 
     /// Every way to logits leads through here.
-    fn read_logits(&mut self, output: usize) -> Result<()> {
+    pub(crate) fn read_logits(&mut self, output: usize) -> Result<&[f32]> {
         self.model.checkpoint().intact()?;
         self.model.backend().read(&self.workspace.logits, output, &mut self.logits);
         // A sum is NaN if any term is; infinities of both signs make one too.
         if self.logits.iter().sum::<f32>().is_finite() {
-            return Ok(());
+            return Ok(&self.logits);
         }
         let cause = match self.model.first_non_finite() {
             Some(tensor) => format!("tensor '{tensor}' holds NaN or infinity; the checkpoint is broken"),

@@ -95,6 +95,16 @@ pub enum Error {
         /// What fits.
         most: usize,
     },
+    /// More in one pass than the engine has buffers for.
+    #[error("a pass of {rows} tokens with {outputs} logits is too large: at most {} tokens and {} logits", most[0], most[1])]
+    PassTooLarge {
+        /// Tokens of all sequences.
+        rows: usize,
+        /// Logits wanted.
+        outputs: usize,
+        /// What fits of each.
+        most: [usize; 2],
+    },
     /// The weights give no numbers.
     #[error("the model gives logits that are not numbers: {cause}")]
     NotFinite {

@@ -19,6 +19,8 @@
 //! # Ok::<(), sol_engine::Error>(())
 //! ```
 
+mod batch;
+mod blocks;
 mod engine;
 mod error;
 mod generate;
@@ -26,15 +28,18 @@ mod limits;
 mod load;
 mod perplexity;
 mod sampling;
+mod scoring;
 mod stop;
 
-pub use engine::{Engine, Sequence};
+pub use batch::{Prompt, Reply, Tally};
+pub use engine::{Engine, Sequence, Work};
 pub use error::Error;
 pub use generate::{Answer, Finish, Generation, Interrupt};
 pub use limits::{Bound, Fit, Limits, Need, Size};
 pub use load::{LanguageModel, Options, open_tokenizer};
 pub use perplexity::{Perplexity, perplexity};
 pub use sampling::{Sampler, Sampling};
+pub use scoring::{Score, Scorer, Scoring};
 pub use sol_text::Message;
 
 /// `Result` with this crate's [`Error`].

@@ -4,6 +4,7 @@
 use sol_compute::Backend;
 
 use crate::engine::Engine;
+use crate::scoring::Distribution;
 use crate::{Error, Result};
 
 /// A text's perplexity.
@@ -48,7 +49,7 @@ pub fn perplexity<B: Backend>(
         let mut sequence = Default::default();
         let next = &piece[1..];
         let scored = engine.score(&mut sequence, &piece[..chunk - 1], chunk / 2, stop, |at, logits| {
-            let loss = -log_probability(logits, next[at]);
+            let loss = -Distribution::new(logits).log_probability(next[at]);
             sum += loss;
             squares += loss * loss;
             count += 1;
@@ -63,11 +64,4 @@ pub fn perplexity<B: Backend>(
         result = Some(so_far);
     }
     Ok(result.expect("at least one chunk"))
-}
-
-/// `log softmax(logits)[id]` in double precision.
-fn log_probability(logits: &[f32], id: u32) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
-    f64::from(logits[id as usize] - max) - sum.ln()
 }
