@@ -132,12 +132,8 @@ fn answers_are_those_of_each_prompt_alone() {
                     continue;
                 }
                 let fits = prompt.max_tokens.min(160 + 1 - prompt.tokens.len());
-                let options = Generation {
-                    sampling: prompt.sampling,
-                    max_tokens: Some(fits),
-                    stop: prompt.stop,
-                    ..Generation::default()
-                };
+                let options =
+                    Generation { sampling: prompt.sampling, max_tokens: Some(fits), stop: prompt.stop, ..Generation::default() };
                 let answer = one.generate(&prompt.tokens, &options, &mut |_| {}).unwrap();
                 assert_eq!((&reply.ids, &reply.text), (&answer.ids, &answer.text), "{name}, {sequences} together");
                 if fits == prompt.max_tokens {
@@ -152,9 +148,8 @@ fn answers_are_those_of_each_prompt_alone() {
 fn prompts_that_arrive_together_share_a_cold_header() {
     let mut model = open_for("chat-tiny", 8, 160);
     let header = text(5, 96);
-    let prompts: Vec<Prompt> = (0..8)
-        .map(|i| Prompt { tokens: [&header[..], &text(i, 4)].concat(), max_tokens: 1, ..Prompt::default() })
-        .collect();
+    let prompts: Vec<Prompt> =
+        (0..8).map(|i| Prompt { tokens: [&header[..], &text(i, 4)].concat(), max_tokens: 1, ..Prompt::default() }).collect();
     let tally = model.generate_many(&prompts, &|| false, &mut |_, _| {}).unwrap();
     assert_eq!((tally.computed, tally.naive, tally.generated), (96 + 8 * 4, 8 * 100, 8));
     let stopped = model.generate_many(&prompts, &|| true, &mut |_, _| panic!("nothing is known yet"));
