@@ -37,7 +37,8 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Tokens that went through the decoder, and those that would have if nothing were shared.
+    /// Tokens that went through the decoder, and those that would have if no two different inputs had shared
+    /// anything.
     pub fn tokens(&self) -> (u64, u64) {
         (self.computed, self.naive)
     }
@@ -67,6 +68,10 @@ impl Scorer {
         engine.model().checkpoint().unchanged()?;
         engine.widen();
         let leaves = plan(requests, self.previous.tokens());
+        let mut inputs: Vec<&[u32]> = requests.iter().filter(|r| r.continuation > 0).map(input).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        let naive = inputs.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
         let mut run = Run {
             engine,
             requests,
@@ -85,7 +90,7 @@ impl Scorer {
         let previous = std::mem::take(&mut self.previous);
         let result = run.leaves(&leaves, previous);
         self.computed += run.computed;
-        self.naive += requests.iter().map(|r| input(r).len() as u64).sum::<u64>();
+        self.naive += naive;
         self.previous = result?;
         Ok(())
     }

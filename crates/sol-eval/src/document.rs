@@ -28,8 +28,6 @@ pub enum Ask {
     Choices(Vec<String>),
     /// A continuation. `generate_until`.
     Generate(GenKwargs),
-    /// The log-likelihood of the context itself, read in windows. `loglikelihood_rolling`.
-    Rolling,
 }
 
 /// How to generate, in the harness's words and their order: `until`, `max_gen_toks`, `do_sample`, `temperature`, `top_p`, ….
@@ -41,10 +39,8 @@ pub struct GenKwargs(pub Map<String, Value>);
 pub enum Answer {
     /// To [`Ask::Choices`]: natural log-likelihood, and whether greedy decoding would say just that.
     Choices(Vec<(f64, bool)>),
-    /// To [`Ask::Generate`]: the samples (one, but for tasks that draw more), cut at nothing yet but the end of the answer.
-    Texts(Vec<String>),
-    /// To [`Ask::Rolling`].
-    Rolling(f64),
+    /// To [`Ask::Generate`]: the text up to the end of the answer.
+    Text(String),
 }
 
 /// A figure that a document earned.
@@ -55,27 +51,7 @@ pub struct Figure {
     /// The metric's name.
     pub metric: String,
     /// How well.
-    pub value: FigureValue,
-}
-
-/// The value of a [`Figure`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum FigureValue {
-    /// Averaged.
-    Number(f64),
-    /// Averaged as 0 and 1.
-    Flag(bool),
-    /// All documents' flags are averaged together.
-    Flags(Vec<bool>),
-    /// The sums of both are divided: log-likelihood and words or bytes.
-    Weighted {
-        /// Numerator.
-        sum: f64,
-        /// Denominator.
-        weight: f64,
-    },
-    /// A sample passed or not; the task's estimator makes `pass@k` of them.
-    Passed(Vec<bool>),
+    pub value: f64,
 }
 
 /// What a document earned and what was made of the answer on the way.

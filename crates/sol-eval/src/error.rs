@@ -50,35 +50,6 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
-    /// A file of answers or an answer log that can not be used.
-    #[error("{}{}: {problem}", .file.display(), at_line(.line))]
-    Answers {
-        /// Where.
-        file: PathBuf,
-        /// 1-based.
-        line: Option<usize>,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The model under test failed in a way that asking again does not help.
-    #[error("{model}: {problem}")]
-    Model {
-        /// Which model or server.
-        model: String,
-        /// What it did.
-        problem: String,
-    },
-    /// A wish that can not be met.
-    #[error("{option}: {problem}")]
-    Option {
-        /// The option as the command line spells it.
-        option: &'static str,
-        /// What is wrong.
-        problem: String,
-    },
-    /// Model-written code can not be run.
-    #[error("code can not be run: {0}")]
-    Sandbox(String),
     /// A file could not be read or written.
     #[error("{}: {source}", .path.display())]
     Io {
@@ -93,9 +64,6 @@ pub enum Error {
     /// The engine's.
     #[error(transparent)]
     Engine(#[from] sol_engine::Error),
-    /// The hub's.
-    #[error(transparent)]
-    Hub(#[from] sol_hub::Error),
     /// A tokenizer's or template's.
     #[error(transparent)]
     Text(#[from] sol_text::Error),

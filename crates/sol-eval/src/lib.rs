@@ -1,10 +1,9 @@
-//! Benchmarks, as lm-evaluation-harness (928e8bb) and bigcode-evaluation-harness (0f3e95f) define them: the same requests to the
-//! character, the same figures to the digit for the same answers.
+//! Benchmarks, as lm-evaluation-harness (928e8bb) defines them: the same requests to the character, the same figures for the
+//! same answers.
 //!
 //! Read in this order: [`document`] (what crosses every border of this crate: a document with its question, a model's answer, the
 //! figures it earns), [`task`] (a benchmark as data: where its rows are, how a row becomes a prompt, what is measured), [`data`]
-//! (rows from a folder or from the hub), [`prompt`] (rows to documents), [`model`] (who answers: this process's engine, a server,
-//! a file of recorded answers), [`metrics`] (answers to figures), [`results`] (figures to tables), [`run`] (all of it).
+//! (rows from a folder), [`prompt`] (rows to documents), [`model`] (who answers), [`metrics`] (answers to figures).
 //!
 //! This crate knows no terminal.
 
@@ -15,10 +14,6 @@ pub mod metrics;
 pub mod model;
 pub mod prompt;
 pub mod python;
-pub mod report;
-pub mod results;
-pub mod run;
-pub mod sandbox;
 pub mod task;
 
 pub use error::Error;

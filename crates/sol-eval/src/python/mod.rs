@@ -1,1 +1,8 @@
 //! What Python does, where results depend on it.
+
+mod literal;
+mod random;
+pub mod text;
+
+pub use literal::literal_eval;
+pub use random::Random;

@@ -1,1 +1,0 @@
-//! Rows, from a folder or from the hub.

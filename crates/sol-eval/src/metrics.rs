@@ -1,0 +1,162 @@
+//! Answers to figures, as the harness reckons them.
+
+use regex::Regex;
+use serde_json::Value;
+
+use crate::document::{Answer, Ask, Document, Figure, Scored};
+use crate::task::{ExactMatch, Kind, Task};
+use crate::{Error, Result};
+
+/// A task's metrics, with their expressions compiled.
+pub struct Metrics<'a> {
+    task: &'a Task,
+    filters: Vec<(&'a str, Regex, bool)>,
+    ignore: Vec<Regex>,
+}
+
+/// What a filter makes of a text without a match.
+const INVALID: &str = "[invalid]";
+
+impl<'a> Metrics<'a> {
+    /// Refuses expressions that are none.
+    pub fn new(task: &'a Task) -> Result<Self> {
+        let compile = |source: &str| {
+            let problem = |e: regex::Error| Error::TaskFile { file: task.name.clone(), problem: e.to_string() };
+            Regex::new(source).map_err(problem)
+        };
+        let ExactMatch { filters, ignore, .. } = &task.exact_match;
+        let filters = filters.iter().map(|f| Ok((f.name.as_str(), compile(&f.regex)?, f.last)));
+        Ok(Self {
+            task,
+            filters: filters.collect::<Result<_>>()?,
+            ignore: ignore.iter().map(|source| compile(source)).collect::<Result<_>>()?,
+        })
+    }
+
+    /// What a document earns with an answer. A generated text is first cut at each of the document's `until`, and of `eos`.
+    pub fn score(&self, document: &Document, answer: &Answer, eos: Option<&str>) -> Result<Scored> {
+        let problem = |problem: String| Error::Document { task: self.task.name.clone(), doc_id: document.doc_id, problem };
+        match (self.task.kind, &document.ask, answer) {
+            (Kind::MultipleChoice, Ask::Choices(choices), Answer::Choices(scores)) => {
+                if scores.len() != choices.len() {
+                    return Err(problem(format!("{} answers to {} choices", scores.len(), choices.len())));
+                }
+                if scores.iter().any(|(log_likelihood, _)| log_likelihood.is_nan()) {
+                    return Err(problem("the model gave a log-likelihood that is no number".into()));
+                }
+                Ok(Scored { filtered: Vec::new(), figures: self.choices(choices, &document.target, scores) })
+            }
+            (Kind::GenerateUntil, Ask::Generate(kwargs), Answer::Text(text)) => {
+                let until = kwargs.0.get("until").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+                let mut text = text.as_str();
+                for stop in until.chain(eos).filter(|stop| !stop.is_empty()) {
+                    text = text.split(stop).next().unwrap_or_default();
+                }
+                Ok(self.text(text, &document.target))
+            }
+            _ => Err(problem("the answer is of another kind than the question".into())),
+        }
+    }
+
+    fn choices(&self, choices: &[String], target: &Value, scores: &[(f64, bool)]) -> Vec<Figure> {
+        // Without the delimiter.
+        let texts: Vec<&str> = choices.iter().map(|choice| choice.strip_prefix(' ').unwrap_or(choice)).collect();
+        let gold = match target {
+            Value::String(text) => texts.iter().position(|choice| choice == text),
+            index => index.as_u64().map(|index| index as usize),
+        };
+        let lengths = texts.iter().map(|text| text.chars().count() as f64);
+        let metric = |name: &String| {
+            let right = match name.as_str() {
+                "acc_norm" => first_maximum(scores.iter().zip(lengths.clone()).map(|((score, _), length)| score / length)),
+                _ => first_maximum(scores.iter().map(|(score, _)| *score)),
+            };
+            Figure { filter: "none".into(), metric: name.clone(), value: f64::from(u8::from(gold == Some(right))) }
+        };
+        self.task.metrics.iter().map(metric).collect()
+    }
+
+    fn text(&self, text: &str, target: &Value) -> Scored {
+        let target = target.as_str().map_or_else(|| target.to_string(), str::to_owned);
+        let mut scored = Scored::default();
+        let answers: Vec<(String, String)> = if self.filters.is_empty() {
+            vec![("none".to_owned(), text.to_owned())]
+        } else {
+            self.filters.iter().map(|(name, regex, last)| ((*name).to_owned(), extract(regex, *last, text))).collect()
+        };
+        for (filter, answer) in answers {
+            let equal = self.normal(&answer) == self.normal(&target);
+            let value = f64::from(u8::from(equal));
+            scored.figures.push(Figure { filter: filter.clone(), metric: "exact_match".into(), value });
+            scored.filtered.push((filter, answer));
+        }
+        scored
+    }
+
+    fn normal(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for ignore in &self.ignore {
+            text = ignore.replace_all(&text, "").into_owned();
+        }
+        if self.task.exact_match.ignore_case {
+            text = text.to_lowercase();
+        }
+        if self.task.exact_match.ignore_punctuation {
+            text.retain(|c| !c.is_ascii_punctuation());
+        }
+        // The harness compares fixed-width strings, in which these are padding.
+        text.trim_end_matches('\0').to_owned()
+    }
+}
+
+/// The first group that took part in the first or last match, without spaces around it.
+fn extract(regex: &Regex, last: bool, text: &str) -> String {
+    let mut matches = regex.captures_iter(text);
+    let found = if last { matches.last() } else { matches.next() };
+    let Some(found) = found else { return INVALID.into() };
+    let whole = found.get(0).map_or("", |m| m.as_str());
+    let group = found.iter().skip(1).flatten().map(|m| m.as_str()).find(|group| !group.is_empty());
+    crate::python::text::strip(if found.len() > 1 { group.unwrap_or("") } else { whole }).to_owned()
+}
+
+fn first_maximum(values: impl Iterator<Item = f64>) -> usize {
+    values.enumerate().fold((0, f64::NEG_INFINITY), |best, (i, v)| if v > best.1 { (i, v) } else { best }).0
+}
+
+/// A mean and its standard error; no error of fewer than two values.
+pub fn mean(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
+    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt() / n.sqrt()))
+}
+
+/// Mean of tasks weighted by their sizes, with its pooled standard error: `(value, stderr, documents)` each.
+pub fn weighted_mean(tasks: &[(f64, Option<f64>, usize)]) -> (f64, Option<f64>) {
+    let total: f64 = tasks.iter().map(|(_, _, n)| *n as f64).sum();
+    let mean = tasks.iter().map(|(value, _, n)| value * *n as f64).sum::<f64>() / total;
+    let pooled: Option<f64> = tasks.iter().map(|(_, e, n)| e.map(|e| (*n as f64 - 1.0) * e * e * *n as f64)).sum();
+    (mean, pooled.map(|pooled| (pooled / (total - tasks.len() as f64) / total).sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of Python's `statistics` and of the formula in the harness.
+    #[test]
+    fn means_and_errors() {
+        let (value, stderr) = mean(&[1.0, 0.0, 0.0, 1.0, 1.0]);
+        assert!((value - 0.6).abs() < 1e-15 && (stderr.unwrap() - 0.244_948_974_278_317_83).abs() < 1e-15);
+        assert_eq!(mean(&[1.0]), (1.0, None));
+        assert_eq!(weighted_mean(&[(1.0, Some(0.0), 3), (0.0, Some(0.0), 1)]), (0.75, Some(0.0)));
+    }
+
+    #[test]
+    fn the_last_match_and_its_first_group() {
+        let regex = Regex::new(r"(-?[$0-9.,]{2,})|(-?[0-9]+)").unwrap();
+        assert_eq!(extract(&regex, true, "a 12.5 b 7"), "7");
+        assert_eq!(extract(&regex, false, "a 12.5 b 7"), "12.5");
+        assert_eq!(extract(&regex, false, "none"), INVALID);
+    }
+}

@@ -1,0 +1,344 @@
+//! Rows to documents: templates, examples, chat messages, as the harness assembles them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Expression, UndefinedBehavior, context};
+use regex::Regex;
+use serde_json::{Map, Value};
+use sol_text::Message;
+
+use crate::document::{Ask, Document, GenKwargs};
+use crate::python::{Random, literal_eval, text};
+use crate::task::{Kind, SamplerKind, Task};
+use crate::{Error, Result};
+
+/// Renders messages to a prompt that ends where the answer begins.
+pub type Chat = dyn Fn(&[Message]) -> Result<String>;
+
+/// What a run asks for.
+#[derive(Clone, Copy)]
+pub struct Settings<'a> {
+    /// Examples; a task that has none by its definition and whose examples are not random keeps none.
+    pub num_fewshot: Option<usize>,
+    /// Seed of the examples' generator; the harness's is 1234.
+    pub fewshot_seed: u64,
+    /// Documents of each task; below 1 a share of them, rounded up.
+    pub limit: Option<f64>,
+    /// Put before the description.
+    pub system_instruction: Option<&'a str>,
+    /// The chat template, where prompts are conversations.
+    pub chat: Option<&'a Chat>,
+    /// Examples are turns of the conversation.
+    pub fewshot_as_multiturn: bool,
+}
+
+impl Default for Settings<'_> {
+    fn default() -> Self {
+        Self {
+            num_fewshot: None,
+            fewshot_seed: 1234,
+            limit: None,
+            system_instruction: None,
+            chat: None,
+            fewshot_as_multiturn: false,
+        }
+    }
+}
+
+/// A task with its rows.
+pub struct Prepared {
+    task: Arc<Task>,
+    env: Environment<'static>,
+    rows: Vec<Map<String, Value>>,
+    examples: Vec<Map<String, Value>>,
+    n_shot: usize,
+}
+
+type Row = Map<String, Value>;
+
+/// Generator of a run, from which templates shuffle.
+type Shared = Arc<Mutex<Random>>;
+
+impl Prepared {
+    /// Reads a task's rows below `dir`, and derives their columns, which may draw from `random`: tasks are to be loaded in the
+    /// order of [`crate::task::Registry::select`].
+    pub fn load(task: &Arc<Task>, dir: &std::path::Path, settings: &Settings<'_>, random: &Shared) -> Result<Self> {
+        let read = |names: &[String]| crate::data::rows(dir, &task.name, &task.data.folder, names, task.config.as_deref());
+        let fixed = task.fewshot.n == 0 && task.fewshot.sampler == SamplerKind::FirstN;
+        let n_shot = if fixed { 0 } else { settings.num_fewshot.unwrap_or(task.fewshot.n) };
+        let examples = match n_shot {
+            0 => Vec::new(),
+            _ if !task.samples.is_empty() => task.samples.clone(),
+            _ => read(&task.data.examples)?,
+        };
+        if examples.len() < n_shot {
+            let problem = format!("{n_shot} examples were asked for, but there are {}", examples.len());
+            return Err(Error::NoData { task: task.name.clone(), problem });
+        }
+        let mut rows = read(&task.data.rows)?;
+        let env = environment(task, Arc::clone(random))?;
+        {
+            let derive = Derived::new(task, &env)?;
+            for (doc_id, row) in rows.iter_mut().enumerate() {
+                derive.apply(task, doc_id, row)?;
+            }
+        }
+        Ok(Self { task: Arc::clone(task), env, rows, examples, n_shot })
+    }
+
+    /// Rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Examples in front of each question.
+    pub fn n_shot(&self) -> usize {
+        self.n_shot
+    }
+
+    /// Rows that are asked.
+    pub fn limited(&self, limit: Option<f64>) -> usize {
+        match limit {
+            None => self.len(),
+            Some(share) if share < 1.0 => (self.len() as f64 * share).ceil() as usize,
+            Some(n) => self.len().min(n as usize),
+        }
+    }
+
+    /// Calls `each` with every document in order.
+    pub fn documents(&self, settings: &Settings<'_>, each: &mut dyn FnMut(Document) -> Result<()>) -> Result<()> {
+        let task = &self.task;
+        let derive = Derived::new(task, &self.env)?;
+        let choices = match task.kind {
+            Kind::MultipleChoice => Some(expression(task, &self.env, &task.choices)?),
+            Kind::GenerateUntil => None,
+        };
+        let question = Question { task, env: &self.env, choices };
+        let mut random = Random::new(settings.fewshot_seed);
+        let mut shots: BTreeMap<usize, Shot> = BTreeMap::new();
+        for (doc_id, row) in self.rows.iter().enumerate().take(self.limited(settings.limit)) {
+            let mut draw = || -> Vec<usize> {
+                match task.fewshot.sampler {
+                    SamplerKind::FirstN => (0..self.n_shot).collect(),
+                    SamplerKind::Random if self.n_shot == 0 => Vec::new(),
+                    SamplerKind::Random => {
+                        let wanted = (self.n_shot + task.fewshot.surplus).min(self.examples.len());
+                        let drawn = random.sample(self.examples.len(), wanted).unwrap_or_default();
+                        drawn.into_iter().filter(|i| self.examples[*i] != *row).take(self.n_shot).collect()
+                    }
+                }
+            };
+            let mut drawn = draw();
+            // The harness samples twice where a chat has one turn, and takes the second.
+            if settings.chat.is_some() && !settings.fewshot_as_multiturn {
+                drawn = draw();
+            }
+            for &i in &drawn {
+                if let std::collections::btree_map::Entry::Vacant(place) = shots.entry(i) {
+                    let mut example = self.examples[i].clone();
+                    derive.apply(task, i, &mut example)?;
+                    place.insert(question.shot(i, &example)?);
+                }
+            }
+            let drawn: Vec<&Shot> = drawn.iter().map(|i| &shots[i]).collect();
+            each(question.document(doc_id, row, &drawn, settings)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// An example's question and answer.
+struct Shot {
+    question: String,
+    answer: String,
+}
+
+impl Shot {
+    fn text(&self) -> String {
+        if self.answer.is_empty() { self.question.clone() } else { format!("{} {}\n\n", self.question, self.answer) }
+    }
+}
+
+struct Question<'a> {
+    task: &'a Arc<Task>,
+    env: &'a Environment<'static>,
+    choices: Option<Expression<'a, 'a>>,
+}
+
+impl Question<'_> {
+    fn problem(&self, doc_id: usize, problem: impl ToString) -> Error {
+        Error::Document { task: self.task.name.clone(), doc_id, problem: problem.to_string() }
+    }
+
+    fn render(&self, template: &str, doc_id: usize, row: &Row) -> Result<String> {
+        let template = self.env.get_template(template).and_then(|t| t.render(row_context(row)));
+        template.map_err(|e| self.problem(doc_id, sentence(&e)))
+    }
+
+    fn choices(&self, doc_id: usize, row: &Row) -> Result<Option<Vec<String>>> {
+        let Some(choices) = &self.choices else { return Ok(None) };
+        let value = choices.eval(row_context(row)).map_err(|e| self.problem(doc_id, sentence(&e)))?;
+        let items = value.try_iter().map_err(|e| self.problem(doc_id, format!("the choices are no list: {e}")))?;
+        let choices: Vec<String> = items.map(|item| item.to_string()).collect();
+        if choices.is_empty() {
+            return Err(self.problem(doc_id, "there are no choices"));
+        }
+        Ok(Some(choices))
+    }
+
+    /// A number where the target is one and picks a choice.
+    fn target(&self, doc_id: usize, row: &Row) -> Result<Value> {
+        let target = self.render("target", doc_id, row)?;
+        let picks = self.choices.is_some() && !target.is_empty() && target.chars().all(|c| c.is_ascii_digit());
+        Ok(target.parse::<u64>().ok().filter(|_| picks).map_or(Value::String(target), Value::from))
+    }
+
+    fn shot(&self, i: usize, example: &Row) -> Result<Shot> {
+        let question = self.render("text", i, example)?;
+        let answer = match self.target(i, example)? {
+            Value::String(text) => text,
+            index => {
+                let choices = self.choices(i, example)?.unwrap_or_default();
+                let index = index.as_u64().unwrap_or(u64::MAX) as usize;
+                choices.get(index).cloned().ok_or_else(|| self.problem(i, format!("an example has no choice {index}")))?
+            }
+        };
+        Ok(Shot { question, answer })
+    }
+
+    fn document(&self, doc_id: usize, row: &Row, shots: &[&Shot], settings: &Settings<'_>) -> Result<Document> {
+        let task = self.task;
+        let question = self.render("text", doc_id, row)?;
+        let preface = match settings.system_instruction {
+            None => task.description.clone(),
+            Some(system) if task.description.is_empty() => system.to_owned(),
+            Some(system) => format!("{system}\n\n{}", task.description),
+        };
+        let block = || shots.iter().map(|shot| shot.text()).collect::<String>();
+        let context = match settings.chat {
+            None => preface + &block() + &question,
+            Some(chat) => {
+                let mut messages = Vec::new();
+                if !preface.is_empty() {
+                    messages.push(Message::system(preface));
+                }
+                if settings.fewshot_as_multiturn {
+                    for shot in shots {
+                        messages.push(Message::user(&shot.question));
+                        messages.push(Message::assistant(&shot.answer));
+                    }
+                    messages.push(Message::user(question));
+                } else {
+                    messages.push(Message::user(block() + &question));
+                }
+                chat(&messages)?
+            }
+        };
+        let ask = match self.choices(doc_id, row)? {
+            Some(choices) => Ask::Choices(choices.into_iter().map(|choice| format!(" {choice}")).collect()),
+            None => Ask::Generate(GenKwargs(task.generate.clone())),
+        };
+        let target = self.target(doc_id, row)?;
+        Ok(Document { task: task.name.as_str().into(), doc_id, row: Arc::new(Value::Object(row.clone())), context, ask, target })
+    }
+}
+
+/// A task's derived columns, compiled.
+struct Derived<'a>(Vec<(&'a str, Expression<'a, 'a>)>);
+
+impl<'a> Derived<'a> {
+    fn new(task: &'a Task, env: &'a Environment<'static>) -> Result<Self> {
+        let compiled = task.derive.iter().map(|d| Ok((d.column.as_str(), expression(task, env, &d.value)?)));
+        Ok(Self(compiled.collect::<Result<_>>()?))
+    }
+
+    fn apply(&self, task: &Task, doc_id: usize, row: &mut Row) -> Result<()> {
+        for (column, value) in self.0.iter().filter(|(column, _)| !row.contains_key(*column)).collect::<Vec<_>>() {
+            let problem = |problem: String| Error::Document { task: task.name.clone(), doc_id, problem };
+            let value = value.eval(row_context(row)).map_err(|e| problem(sentence(&e)))?;
+            row.insert((*column).to_owned(), serde_json::to_value(value).map_err(|e| problem(e.to_string()))?);
+        }
+        Ok(())
+    }
+}
+
+/// The columns, and all of them as `row` for names that are no identifiers.
+fn row_context(row: &Row) -> minijinja::Value {
+    let columns = minijinja::Value::from(minijinja::value::Serde(row));
+    context! { row => columns.clone(), ..columns }
+}
+
+fn sentence(error: &minijinja::Error) -> String {
+    match error.kind() {
+        minijinja::ErrorKind::UndefinedError => format!("a column that the task reads is missing ({error})"),
+        _ => error.to_string(),
+    }
+}
+
+fn expression<'a>(task: &'a Task, env: &'a Environment<'static>, source: &'a str) -> Result<Expression<'a, 'a>> {
+    env.compile_expression(source).map_err(|e| Error::TaskFile { file: task.name.clone(), problem: format!("`{source}`: {e}") })
+}
+
+fn environment(task: &Task, random: Shared) -> Result<Environment<'static>> {
+    let mut env = Environment::new();
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    env.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().expect("only whitespace is set"));
+    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.add_filter("capitalize", |value: &str| text::capitalize(value));
+    env.add_filter("wikihow", |value: Option<String>| value.map_or_else(|| " ".to_owned(), |value| wikihow(&value)));
+    env.add_filter("literal_eval", |value: &str| {
+        literal_eval(value)
+            .map(|v| minijinja::Value::from(minijinja::value::Serde(&v)))
+            .ok_or_else(|| invalid("is no Python literal"))
+    });
+    env.add_filter("index", |list: Vec<minijinja::Value>, wanted: minijinja::Value| {
+        list.iter().position(|value| *value == wanted).ok_or_else(|| invalid("the right answer is not among the choices"))
+    });
+    env.add_filter("shuffle", move |mut list: Vec<minijinja::Value>| {
+        random.lock().unwrap_or_else(PoisonError::into_inner).shuffle(&mut list);
+        list
+    });
+    for (name, source) in [("text", &task.text), ("target", &task.target)] {
+        let added = env.add_template_owned(name, source.clone());
+        added.map_err(|e| Error::TaskFile { file: task.name.clone(), problem: format!("{name}: {e}") })?;
+    }
+    Ok(env)
+}
+
+fn invalid(problem: &'static str) -> minijinja::Error {
+    minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, problem)
+}
+
+/// What the harness does to texts that came from WikiHow.
+fn wikihow(value: &str) -> String {
+    static BRACKETS: std::sync::LazyLock<Regex> = std::sync::LazyLock::new(|| Regex::new(r"\[.*?\]").expect("a constant"));
+    let value = text::strip(value).replace(" [title]", ". ");
+    BRACKETS.replace_all(&value, "").replace("  ", " ")
+}
+
+/// A document's request as a line of JSON, without its end.
+pub fn request_line(document: &Document) -> String {
+    use sha2::{Digest, Sha256};
+    let mut line = Map::new();
+    line.insert("task".into(), (&*document.task).into());
+    line.insert("doc_id".into(), document.doc_id.into());
+    let (kind, key, asked) = match &document.ask {
+        Ask::Choices(choices) => ("loglikelihood", "continuations", choices.clone().into()),
+        Ask::Generate(kwargs) => ("generate_until", "gen_kwargs", Value::Object(kwargs.0.clone())),
+    };
+    line.insert("request_type".into(), kind.into());
+    line.insert("context".into(), document.context.as_str().into());
+    line.insert(key.into(), asked);
+    line.insert("target".into(), document.target.clone());
+    let hash: String = Sha256::digest(document.context.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    line.insert("prompt_hash".into(), hash.into());
+    Value::Object(line).to_string()
+}

@@ -1,0 +1,46 @@
+//! Python's `str`, where Rust's differs.
+
+/// `str.isspace` of a character: Unicode's White_Space and four separators.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// `str.strip()`.
+pub fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
+/// `str.rstrip()`.
+pub fn rstrip(text: &str) -> &str {
+    text.trim_end_matches(is_space)
+}
+
+/// `str.capitalize()`: the first character in title case, the rest in lower case.
+pub fn capitalize(text: &str) -> String {
+    let mut rest = text.chars();
+    let Some(first) = rest.next() else { return String::new() };
+    // Four letters are digraphs with a title case of their own.
+    let title = match first {
+        'Ǆ'..='ǆ' => "ǅ".to_owned(),
+        'Ǉ'..='ǉ' => "ǈ".to_owned(),
+        'Ǌ'..='ǌ' => "ǋ".to_owned(),
+        'Ǳ'..='ǳ' => "ǲ".to_owned(),
+        first => {
+            let mut upper = first.to_uppercase();
+            upper.next().into_iter().chain(upper.flat_map(char::to_lowercase)).collect()
+        }
+    };
+    title + &rest.as_str().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capitals_and_spaces_are_those_of_python() {
+        assert_eq!(capitalize("hELLO World"), "Hello world");
+        assert_eq!((capitalize("ßA"), capitalize("ǆX"), capitalize("")), ("Ssa".into(), "ǅx".into(), String::new()));
+        assert_eq!((strip("\u{1c} a \n"), rstrip(" a\u{1f}")), ("a", " a"));
+    }
+}

@@ -1,1 +1,0 @@
-//! Results to tables and files.

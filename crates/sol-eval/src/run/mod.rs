@@ -1,1 +1,0 @@
-//! A run: tasks, a model, an answer log, results.

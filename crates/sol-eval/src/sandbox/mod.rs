@@ -1,1 +1,0 @@
-//! Model-written code, run apart.

@@ -1,0 +1,110 @@
+//! Requests are those of lm-evaluation-harness to the character: whole test sets by their digests, and single ones by their text.
+//! Data and goldens are too large to be committed; they lie in `../shared/eval` where there is one.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sol_eval::document::{Ask, Document};
+use sol_eval::prompt::{Prepared, Settings, request_line};
+use sol_eval::python::Random;
+use sol_eval::task::Registry;
+
+fn shared() -> Option<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/eval");
+    if !dir.is_dir() {
+        eprintln!("skipped: there is no ../shared/eval beside the project");
+        return None;
+    }
+    Some(dir)
+}
+
+/// Run of the goldens, what to ask for, examples.
+const RUNS: [(&str, &str, Option<usize>); 8] = [
+    ("mmlu", "mmlu", Some(5)),
+    ("mmlu_pro", "leaderboard_mmlu_pro", Some(5)),
+    ("arc_challenge", "arc_challenge", Some(25)),
+    ("gpqa", "leaderboard_gpqa", None),
+    ("hellaswag", "hellaswag", Some(10)),
+    ("bbh", "leaderboard_bbh", Some(3)),
+    ("musr", "leaderboard_musr", None),
+    ("gsm8k", "gsm8k_cot", Some(8)),
+];
+
+fn each_document(dir: &Path, run: &str, name: &str, num_fewshot: Option<usize>, each: &mut dyn FnMut(Document)) {
+    let settings = Settings { num_fewshot, ..Settings::default() };
+    let random = Arc::new(Mutex::new(Random::new(0)));
+    let data = if run == "gpqa" { dir.join("data/gpqa_synthetic") } else { dir.join("data") };
+    for task in Registry::built_in().unwrap().select(&[name.to_owned()]).unwrap() {
+        let prepared = Prepared::load(&task, &data, &settings, &random).unwrap();
+        prepared
+            .documents(&settings, &mut |document| {
+                each(document);
+                Ok(())
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+fn whole_test_sets_have_the_digests_of_the_harness() {
+    let Some(dir) = shared() else { return };
+    let digests: Value = serde_json::from_slice(&std::fs::read(dir.join("golden/full_digests.json")).unwrap()).unwrap();
+    for (run, name, shots) in RUNS {
+        let mut found: HashMap<String, (usize, Sha256)> = HashMap::new();
+        each_document(&dir, run, name, shots, &mut |document| {
+            let (requests, digest) = found.entry(document.task.to_string()).or_insert((0, Sha256::new()));
+            let asked = match &document.ask {
+                Ask::Choices(choices) => choices.clone(),
+                // Keys are sorted; this is Python's spelling of what a task file can say.
+                Ask::Generate(kwargs) => {
+                    let mut pairs: Vec<String> =
+                        kwargs.0.iter().map(|(k, v)| format!("\"{k}\": {}", v.to_string().replace("\",\"", "\", \""))).collect();
+                    pairs.sort();
+                    vec![format!("{{{}}}", pairs.join(", "))]
+                }
+            };
+            for asked in asked {
+                *requests += 1;
+                digest.update(document.context.as_bytes());
+                digest.update([0x1f]);
+                digest.update(asked.as_bytes());
+                digest.update([0x1e]);
+            }
+        });
+        let expected = digests[run]["requests_sha256"].as_object().unwrap();
+        assert_eq!(found.len(), expected.len(), "{run}");
+        for (task, (requests, digest)) in found {
+            assert_eq!(requests as u64, digests[run]["requests"][&task].as_u64().unwrap(), "{task}");
+            let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(digest, expected[&task].as_str().unwrap(), "{task}");
+        }
+    }
+}
+
+#[test]
+fn requests_are_those_of_the_harness() {
+    let Some(dir) = shared() else { return };
+    for (run, name, shots) in RUNS {
+        let file = std::fs::File::open(dir.join(format!("golden/{run}.jsonl.gz"))).unwrap();
+        let lines = BufReader::new(flate2::read::MultiGzDecoder::new(file)).lines();
+        let mut golden: HashMap<(String, u64), Value> = HashMap::new();
+        for line in lines {
+            let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            golden.insert((line["task"].as_str().unwrap().to_owned(), line["doc_id"].as_u64().unwrap()), line);
+        }
+        let (count, mut seen) = (golden.len(), 0);
+        each_document(&dir, run, name, shots, &mut |document| {
+            let Some(expected) = golden.get(&(document.task.to_string(), document.doc_id as u64)) else { return };
+            seen += 1;
+            let line: Value = serde_json::from_str(&request_line(&document)).unwrap();
+            for key in line.as_object().unwrap().keys() {
+                assert_eq!(line[key], expected[key], "{}, document {}: {key}", document.task, document.doc_id);
+            }
+        });
+        assert_eq!(seen, count, "{run}");
+    }
+}
