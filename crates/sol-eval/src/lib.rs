@@ -3,17 +3,20 @@
 //!
 //! Read in this order: [`document`] (what crosses every border of this crate: a document with its question, a model's answer, the
 //! figures it earns), [`task`] (a benchmark as data: where its rows are, how a row becomes a prompt, what is measured), [`data`]
-//! (rows from a folder), [`prompt`] (rows to documents), [`model`] (who answers), [`metrics`] (answers to figures).
+//! (rows from a folder), [`prompt`] (rows to documents), [`model`] (who answers), [`log`] (answers on disk),
+//! [`metrics`] (answers to figures), [`results`] (figures to tables).
 //!
 //! This crate knows no terminal.
 
 pub mod data;
 pub mod document;
 mod error;
+pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod prompt;
 pub mod python;
+pub mod results;
 pub mod task;
 
 pub use error::Error;

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sol_eval::document::{Ask, Document};
+use sol_eval::log::Recorded;
+use sol_eval::metrics::Metrics;
 use sol_eval::prompt::{Prepared, Settings, request_line};
 use sol_eval::python::Random;
 use sol_eval::task::Registry;
@@ -86,7 +88,7 @@ fn whole_test_sets_have_the_digests_of_the_harness() {
 }
 
 #[test]
-fn requests_are_those_of_the_harness() {
+fn requests_and_figures_are_those_of_the_harness() {
     let Some(dir) = shared() else { return };
     for (run, name, shots) in RUNS {
         let file = std::fs::File::open(dir.join(format!("golden/{run}.jsonl.gz"))).unwrap();
@@ -96,6 +98,8 @@ fn requests_are_those_of_the_harness() {
             let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
             golden.insert((line["task"].as_str().unwrap().to_owned(), line["doc_id"].as_u64().unwrap()), line);
         }
+        let recorded = Recorded::open(&dir.join(format!("golden/{run}.jsonl.gz"))).unwrap();
+        let tasks = Registry::built_in().unwrap().select(&[name.to_owned()]).unwrap();
         let (count, mut seen) = (golden.len(), 0);
         each_document(&dir, run, name, shots, &mut |document| {
             let Some(expected) = golden.get(&(document.task.to_string(), document.doc_id as u64)) else { return };
@@ -103,6 +107,17 @@ fn requests_are_those_of_the_harness() {
             let line: Value = serde_json::from_str(&request_line(&document)).unwrap();
             for key in line.as_object().unwrap().keys() {
                 assert_eq!(line[key], expected[key], "{}, document {}: {key}", document.task, document.doc_id);
+            }
+            // And the figures for the answers that were recorded.
+            let task = tasks.iter().find(|task| *task.name == *document.task).unwrap();
+            let answer = recorded.answer(&document).unwrap().unwrap();
+            let scored = Metrics::new(task).unwrap().score(&document, &answer, Some("<|im_end|>")).unwrap();
+            for figure in scored.figures {
+                let value = &expected["metrics"][&figure.filter][&figure.metric];
+                assert_eq!(value.as_f64(), Some(figure.value), "{}, document {}", document.task, document.doc_id);
+            }
+            for (filter, text) in scored.filtered {
+                assert_eq!(expected["filtered"][&filter], text, "{}, document {}", document.task, document.doc_id);
             }
         });
         assert_eq!(seen, count, "{run}");

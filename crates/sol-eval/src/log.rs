@@ -1,0 +1,174 @@
+//! Answers on disk: a file of recorded ones, and the log from which a run that was killed goes on.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::document::{Answer, Document};
+use crate::prompt::request_line;
+use crate::{Error, Result};
+
+/// Recorded answers by task and document: lines with `task`, `doc_id` and `responses` (`[[log-likelihood, greedy], …]`) or `raw`
+/// (a text), plain or `.gz`.
+pub struct Recorded {
+    file: PathBuf,
+    answers: HashMap<(String, u64), Line>,
+}
+
+/// An answer and the hash of the prompt it was given to, where the file has it.
+type Line = (Answer, Option<String>);
+
+impl Recorded {
+    /// Reads a file.
+    pub fn open(file: &Path) -> Result<Self> {
+        let io = |source| Error::Io { path: file.into(), source };
+        let bytes = File::open(file).map_err(io)?;
+        let gz = file.extension().is_some_and(|e| e == "gz");
+        let reader: Box<dyn Read> = if gz { Box::new(flate2::read::MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
+        let mut answers = HashMap::new();
+        for (i, line) in BufReader::new(reader).lines().enumerate() {
+            let broken = |problem: String| Error::Data { file: file.into(), line: Some(i + 1), problem };
+            let line = line.map_err(|e| broken(format!("can not be read: {e}")))?;
+            let line: Value = serde_json::from_str(&line).map_err(|e| broken(format!("is no JSON: {e}")))?;
+            let (Some(task), Some(doc_id)) = (line["task"].as_str(), line["doc_id"].as_u64()) else {
+                return Err(broken("has no `task` or no `doc_id`".into()));
+            };
+            let answer = answer(&line).ok_or_else(|| broken("has neither `responses` nor a text `raw`".into()))?;
+            answers.insert((task.to_owned(), doc_id), (answer, line["prompt_hash"].as_str().map(str::to_owned)));
+        }
+        Ok(Self { file: file.into(), answers })
+    }
+
+    /// The answer to a document; `None` where there is none. One that was given to another prompt is an error.
+    pub fn answer(&self, document: &Document) -> Result<Option<Answer>> {
+        let Some((answer, hash)) = self.answers.get(&(document.task.to_string(), document.doc_id as u64)) else {
+            return Ok(None);
+        };
+        if hash.as_ref().is_some_and(|hash| *hash != sha256(document.context.as_bytes())) {
+            let problem = format!(
+                "the answer to task '{}', document {}, was given to another prompt; run with the settings it was recorded with",
+                document.task, document.doc_id
+            );
+            return Err(Error::Data { file: self.file.clone(), line: None, problem });
+        }
+        Ok(Some(answer.clone()))
+    }
+}
+
+fn answer(line: &Value) -> Option<Answer> {
+    if let Some(text) = line["raw"].as_str() {
+        return Some(Answer::Text(text.to_owned()));
+    }
+    let pair = |pair: &Value| Some((pair[0].as_f64().unwrap_or(f64::NAN), pair[1].as_bool()?));
+    line["responses"].as_array()?.iter().map(pair).collect::<Option<_>>().map(Answer::Choices)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A log of answers, one line each, written as they come. Answers are found by the whole request, so that another prompt or
+/// setting never gets a stale one.
+pub struct AnswerLog {
+    path: PathBuf,
+    file: File,
+    known: HashMap<String, Answer>,
+}
+
+impl AnswerLog {
+    /// Opens or begins the log of a model, told from others by `fingerprint`; a last line that was cut is dropped.
+    pub fn open(path: &Path, fingerprint: &str) -> Result<Self> {
+        let io = |source| Error::Io { path: path.into(), source };
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io)?;
+        if file.try_lock().is_err() {
+            return Err(Error::Data { file: path.into(), line: None, problem: "another run is writing this log".into() });
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(io)?;
+        let whole = text.rfind('\n').map_or(0, |at| at + 1);
+        file.set_len(whole as u64).map_err(io)?;
+        let mut known = HashMap::new();
+        for (i, line) in text[..whole].lines().enumerate() {
+            let broken = |problem: String| Error::Data { file: path.into(), line: Some(i + 1), problem };
+            let line: Value = serde_json::from_str(line).map_err(|e| broken(format!("is no JSON: {e}")))?;
+            if i == 0 {
+                if line["answers_of"] != fingerprint {
+                    let problem = format!("these are answers of another model, or no answers: {}", line["answers_of"]);
+                    return Err(broken(problem + "; give another --output"));
+                }
+                continue;
+            }
+            let (Some(key), Some(answer)) = (line["request"].as_str(), answer(&line)) else {
+                return Err(broken("is no answer".into()));
+            };
+            known.insert(key.to_owned(), answer);
+        }
+        let mut log = Self { path: path.into(), file, known };
+        if whole == 0 {
+            log.write(&json!({ "answers_of": fingerprint }))?;
+        }
+        Ok(log)
+    }
+
+    /// The answer to a document, if an earlier run had it.
+    pub fn answer(&self, document: &Document) -> Option<Answer> {
+        self.known.get(&key(document)).cloned()
+    }
+
+    /// Keeps an answer.
+    pub fn push(&mut self, document: &Document, answer: &Answer) -> Result<()> {
+        let mut line = Map::new();
+        line.insert("request".into(), key(document).into());
+        line.insert("task".into(), (*document.task).into());
+        line.insert("doc_id".into(), document.doc_id.into());
+        match answer {
+            Answer::Choices(scores) => line.insert("responses".into(), json!(scores)),
+            Answer::Text(text) => line.insert("raw".into(), text.as_str().into()),
+        };
+        self.write(&Value::Object(line))
+    }
+
+    fn write(&mut self, line: &Value) -> Result<()> {
+        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|source| Error::Io { path: self.path.clone(), source })
+    }
+}
+
+fn key(document: &Document) -> String {
+    sha256(request_line(document).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Ask;
+    use std::sync::Arc;
+
+    fn document(context: &str) -> Document {
+        let ask = Ask::Choices(vec![" A".into(), " B".into()]);
+        Document { task: "t".into(), doc_id: 3, row: Arc::new(Value::Null), context: context.into(), ask, target: 0.into() }
+    }
+
+    #[test]
+    fn a_log_survives_being_cut_and_knows_its_model_and_its_prompts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("answers.jsonl");
+        let answer = Answer::Choices(vec![(-0.1 - 0.2, true), (-4e-7, false)]);
+        let mut log = AnswerLog::open(&path, "m").unwrap();
+        log.push(&document("q"), &answer).unwrap();
+        log.push(&document("r"), &answer).unwrap();
+        assert!(AnswerLog::open(&path, "m").is_err_and(|e| e.to_string().contains("another run")));
+        drop(log);
+        let cut = std::fs::metadata(&path).unwrap().len() - 5;
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(cut).unwrap();
+        let log = AnswerLog::open(&path, "m").unwrap();
+        assert_eq!((log.answer(&document("q")), log.answer(&document("r"))), (Some(answer), None));
+        drop(log);
+        assert!(AnswerLog::open(&path, "n").is_err_and(|e| e.to_string().contains("another model")));
+        std::fs::write(&path, "{\"answers_of\":\"m\"}\n{\n").unwrap();
+        assert!(AnswerLog::open(&path, "m").is_err_and(|e| e.to_string().contains("line 2")));
+    }
+}
