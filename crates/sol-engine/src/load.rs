@@ -142,6 +142,14 @@ impl LanguageModel {
 
     /// The ids of a conversation as the model was trained on it, up to where its answer begins.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let (template, options) = self.chat_template()?;
+        let tokenizer = self.tokenizer()?;
+        let folded = self.system_as_user.then(|| fold_system_into_user(messages));
+        Ok(template.encode(tokenizer, folded.as_deref().unwrap_or(messages), &options)?)
+    }
+
+    /// The chat template, and how it is rendered up to where an answer begins.
+    pub fn chat_template(&self) -> Result<(&ChatTemplate, RenderOptions)> {
         let tokenizer = self.tokenizer()?;
         let template = self.template.as_ref().ok_or(Error::NoChatTemplate)?;
         let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default().to_owned();
@@ -151,8 +159,7 @@ impl LanguageModel {
             eos_token: token(tokenizer.eos()),
             ..RenderOptions::default()
         };
-        let folded = self.system_as_user.then(|| fold_system_into_user(messages));
-        Ok(template.encode(tokenizer, folded.as_deref().unwrap_or(messages), &options)?)
+        Ok((template, options))
     }
 
     /// The ids of a text to continue.

@@ -88,6 +88,11 @@ impl Prepared {
         Ok(Self { task: Arc::clone(task), env, rows, examples, n_shot })
     }
 
+    /// The task.
+    pub fn task(&self) -> &Arc<Task> {
+        &self.task
+    }
+
     /// Rows there are.
     pub fn len(&self) -> usize {
         self.rows.len()

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sol_eval::document::{Ask, Document};
+use sol_eval::document::{Answer, Ask, Document, Scored};
 use sol_eval::log::Recorded;
 use sol_eval::metrics::Metrics;
 use sol_eval::prompt::{Prepared, Settings, request_line};
 use sol_eval::python::Random;
+use sol_eval::results::{Aggregate, TaskResult, aggregate, groups};
 use sol_eval::task::Registry;
 
 fn shared() -> Option<PathBuf> {
@@ -57,6 +58,9 @@ fn whole_test_sets_have_the_digests_of_the_harness() {
     let digests: Value = serde_json::from_slice(&std::fs::read(dir.join("golden/full_digests.json")).unwrap()).unwrap();
     for (run, name, shots) in RUNS {
         let mut found: HashMap<String, (usize, Sha256)> = HashMap::new();
+        let registry = Registry::built_in().unwrap();
+        let tasks = registry.select(&[name.to_owned()]).unwrap();
+        let mut scored: Vec<Vec<Scored>> = vec![Vec::new(); tasks.len()];
         each_document(&dir, run, name, shots, &mut |document| {
             let (requests, digest) = found.entry(document.task.to_string()).or_insert((0, Sha256::new()));
             let asked = match &document.ask {
@@ -69,6 +73,18 @@ fn whole_test_sets_have_the_digests_of_the_harness() {
                     vec![format!("{{{}}}", pairs.join(", "))]
                 }
             };
+            // What the goldens' dummy model says of a request is a function of its text.
+            if let Ask::Choices(choices) = &document.ask {
+                let say = |choice: &String| {
+                    let mut crc = flate2::Crc::new();
+                    crc.update(document.context.as_bytes());
+                    crc.update(choice.as_bytes());
+                    (-f64::from(crc.sum() % 10000) / 100.0, crc.sum() >> 16 & 1 == 1)
+                };
+                let answer = Answer::Choices(choices.iter().map(say).collect());
+                let i = tasks.iter().position(|task| *task.name == *document.task).unwrap();
+                scored[i].push(Metrics::new(&tasks[i]).unwrap().score(&document, &answer, None).unwrap());
+            }
             for asked in asked {
                 *requests += 1;
                 digest.update(document.context.as_bytes());
@@ -79,6 +95,23 @@ fn whole_test_sets_have_the_digests_of_the_harness() {
         });
         let expected = digests[run]["requests_sha256"].as_object().unwrap();
         assert_eq!(found.len(), expected.len(), "{run}");
+        let results = tasks.iter().zip(&scored).filter(|(_, scored)| !scored.is_empty()).map(|(task, scored)| TaskResult {
+            task: task.clone(),
+            n_shot: 0,
+            original: scored.len(),
+            effective: scored.len(),
+            figures: aggregate(scored),
+        });
+        let results: Vec<TaskResult> = results.collect();
+        let same = |name: &str, figure: &Aggregate| {
+            let expected = &digests[run]["results"][name];
+            let Aggregate { metric, filter, .. } = figure;
+            let value = expected[format!("{metric},{filter}")].as_f64().unwrap();
+            let stderr = expected[format!("{metric}_stderr,{filter}")].as_f64().unwrap();
+            assert!((value - figure.value).abs() < 1e-9 && (stderr - figure.stderr.unwrap()).abs() < 1e-9, "{name}");
+        };
+        results.iter().for_each(|t| t.figures.iter().for_each(|figure| same(&t.task.name, figure)));
+        groups(&registry, &results).iter().for_each(|g| g.weighted.iter().for_each(|figure| same(&g.name, figure)));
         for (task, (requests, digest)) in found {
             assert_eq!(requests as u64, digests[run]["requests"][&task].as_u64().unwrap(), "{task}");
             let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
