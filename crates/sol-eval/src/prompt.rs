@@ -190,6 +190,9 @@ impl Question<'_> {
     fn choices(&self, doc_id: usize, row: &Row) -> Result<Option<Vec<String>>> {
         let Some(choices) = &self.choices else { return Ok(None) };
         let value = choices.eval(row_context(row)).map_err(|e| self.problem(doc_id, sentence(&e)))?;
+        if value.is_undefined() {
+            return Err(self.problem(doc_id, format!("a column that the task reads is missing: {}", self.task.choices)));
+        }
         let items = value.try_iter().map_err(|e| self.problem(doc_id, format!("the choices are no list: {e}")))?;
         let choices: Vec<String> = items.map(|item| item.to_string()).collect();
         if choices.is_empty() {

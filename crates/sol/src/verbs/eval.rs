@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunOptions,
     /// Tasks, groups and patterns, separated by commas
-    #[arg(short, long, value_delimiter = ',', required_unless_present = "list")]
+    #[arg(long, value_delimiter = ',', required_unless_present = "list")]
     tasks: Vec<String>,
     /// Print the names of all tasks and groups
     #[arg(long)]

@@ -3,6 +3,7 @@
 mod bench;
 #[cfg(unix)]
 mod conversation;
+mod eval;
 mod inspect;
 mod logits;
 mod machine;
