@@ -52,6 +52,8 @@ pub struct Figure {
     pub metric: String,
     /// How well.
     pub value: f64,
+    /// Where a document has several parts that are averaged together: how many; `value` is their sum.
+    pub parts: Option<usize>,
 }
 
 /// What a document earned and what was made of the answer on the way.

@@ -1,10 +1,15 @@
 //! Answers to figures, as the harness reckons them.
 
+mod ifeval;
+
+use std::sync::PoisonError;
+
 use regex::Regex;
 use serde_json::Value;
 
 use crate::document::{Answer, Ask, Document, Figure, Scored};
-use crate::task::{ExactMatch, Kind, Task};
+use crate::prompt::Shared;
+use crate::task::{ExactMatch, Judge, Kind, Task};
 use crate::{Error, Result};
 
 /// A task's metrics, with their expressions compiled.
@@ -12,14 +17,15 @@ pub struct Metrics<'a> {
     task: &'a Task,
     filters: Vec<(&'a str, Regex, bool)>,
     ignore: Vec<Regex>,
+    random: Shared,
 }
 
 /// What a filter makes of a text without a match.
 const INVALID: &str = "[invalid]";
 
 impl<'a> Metrics<'a> {
-    /// Refuses expressions that are none.
-    pub fn new(task: &'a Task) -> Result<Self> {
+    /// Refuses expressions that are none. IFEval draws from the run's generator.
+    pub fn new(task: &'a Task, random: &Shared) -> Result<Self> {
         let compile = |source: &str| {
             let problem = |e: regex::Error| Error::TaskFile { file: task.name.clone(), problem: e.to_string() };
             Regex::new(source).map_err(problem)
@@ -30,6 +36,7 @@ impl<'a> Metrics<'a> {
             task,
             filters: filters.collect::<Result<_>>()?,
             ignore: ignore.iter().map(|source| compile(source)).collect::<Result<_>>()?,
+            random: random.clone(),
         })
     }
 
@@ -52,7 +59,10 @@ impl<'a> Metrics<'a> {
                 for stop in until.chain(eos).filter(|stop| !stop.is_empty()) {
                     text = text.split(stop).next().unwrap_or_default();
                 }
-                Ok(self.text(text, &document.target))
+                match self.task.judge {
+                    None => Ok(self.text(text, &document.target)),
+                    Some(Judge::Ifeval) => self.instructions(document, text).map_err(problem),
+                }
             }
             _ => Err(problem("the answer is of another kind than the question".into())),
         }
@@ -71,7 +81,7 @@ impl<'a> Metrics<'a> {
                 "acc_norm" => first_maximum(scores.iter().zip(lengths.clone()).map(|((score, _), length)| score / length)),
                 _ => first_maximum(scores.iter().map(|(score, _)| *score)),
             };
-            Figure { filter: "none".into(), metric: name.clone(), value: f64::from(u8::from(gold == Some(right))) }
+            Figure { filter: "none".into(), metric: name.clone(), value: f64::from(u8::from(gold == Some(right))), parts: None }
         };
         self.task.metrics.iter().map(metric).collect()
     }
@@ -87,10 +97,25 @@ impl<'a> Metrics<'a> {
         for (filter, answer) in answers {
             let equal = self.normal(&answer) == self.normal(&target);
             let value = f64::from(u8::from(equal));
-            scored.figures.push(Figure { filter: filter.clone(), metric: "exact_match".into(), value });
+            scored.figures.push(Figure { filter: filter.clone(), metric: "exact_match".into(), value, parts: None });
             scored.filtered.push((filter, answer));
         }
         scored
+    }
+
+    fn instructions(&self, document: &Document, text: &str) -> Result<Scored, String> {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let flags = ifeval::score(&document.row, text, &mut random)?;
+        let mut figures = Vec::new();
+        for (name, flags) in [("strict", flags.strict), ("loose", flags.loose)] {
+            let sum = flags.iter().filter(|flag| **flag).count();
+            let mut figure = |level: &str, value: f64, parts| {
+                figures.push(Figure { filter: "none".into(), metric: format!("{level}_level_{name}_acc"), value, parts });
+            };
+            figure("prompt", f64::from(u8::from(sum == flags.len())), None);
+            figure("inst", sum as f64, Some(flags.len()));
+        }
+        Ok(Scored { filtered: Vec::new(), figures })
     }
 
     fn normal(&self, text: &str) -> String {

@@ -54,12 +54,13 @@ pub struct Prepared {
     rows: Vec<Map<String, Value>>,
     examples: Vec<Map<String, Value>>,
     n_shot: usize,
+    random: Shared,
 }
 
 type Row = Map<String, Value>;
 
-/// Generator of a run, from which templates shuffle.
-type Shared = Arc<Mutex<Random>>;
+/// Generator of a run, from which templates shuffle and judges draw.
+pub type Shared = Arc<Mutex<Random>>;
 
 impl Prepared {
     /// Reads a task's rows below `dir`, and derives their columns, which may draw from `random`: tasks are to be loaded in the
@@ -85,12 +86,17 @@ impl Prepared {
                 derive.apply(task, doc_id, row)?;
             }
         }
-        Ok(Self { task: Arc::clone(task), env, rows, examples, n_shot })
+        Ok(Self { task: Arc::clone(task), env, rows, examples, n_shot, random: Arc::clone(random) })
     }
 
     /// The task.
     pub fn task(&self) -> &Arc<Task> {
         &self.task
+    }
+
+    /// The run's generator.
+    pub fn random(&self) -> &Shared {
+        &self.random
     }
 
     /// Rows there are.
@@ -204,7 +210,9 @@ impl Question<'_> {
     /// A number where the target is one and picks a choice.
     fn target(&self, doc_id: usize, row: &Row) -> Result<Value> {
         let target = self.render("target", doc_id, row)?;
-        let picks = self.choices.is_some() && !target.is_empty() && target.chars().all(|c| c.is_ascii_digit());
+        let picks = (self.choices.is_some() || self.task.judge.is_some())
+            && !target.is_empty()
+            && target.chars().all(|c| c.is_ascii_digit());
         Ok(target.parse::<u64>().ok().filter(|_| picks).map_or(Value::String(target), Value::from))
     }
 

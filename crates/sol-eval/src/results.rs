@@ -52,7 +52,11 @@ pub fn aggregate(scored: &[Scored]) -> Vec<Aggregate> {
     let Some(first) = scored.first() else { return Vec::new() };
     let figure = |i: usize| {
         let values: Vec<f64> = scored.iter().map(|s| s.figures[i].value).collect();
-        let (value, stderr) = mean(&values);
+        let parts: Option<usize> = scored.iter().map(|s| s.figures[i].parts).sum();
+        let (value, stderr) = match parts {
+            None => mean(&values),
+            Some(parts) => (values.iter().sum::<f64>() / parts as f64, None),
+        };
         Aggregate { filter: first.figures[i].filter.clone(), metric: first.figures[i].metric.clone(), value, stderr }
     };
     (0..first.figures.len()).map(figure).collect()

@@ -31,7 +31,7 @@ pub fn run(
     done: &mut dyn FnMut(bool),
 ) -> Result<TaskResult> {
     let task = prepared.task();
-    let metrics = Metrics::new(task)?;
+    let metrics = Metrics::new(task, prepared.random())?;
     let eos = match source {
         Source::Model(model, _) => model.eos(),
         Source::Recorded(_, eos) => Some((*eos).to_owned()),

@@ -97,6 +97,14 @@ pub struct ExactMatch {
     pub ignore_punctuation: bool,
 }
 
+/// A judge of generated answers that is code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judge {
+    /// Whether the instructions of IFEval are followed.
+    Ifeval,
+}
+
 /// A leaf task.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -132,7 +140,9 @@ pub struct Task {
     pub generate: Map<String, Value>,
     /// `acc`, `acc_norm`.
     pub metrics: Vec<String>,
-    /// How a generated answer is judged.
+    /// Who judges a generated answer, where it is not compared with the target.
+    pub judge: Option<Judge>,
+    /// How a generated answer is compared with the target.
     pub exact_match: ExactMatch,
 }
 
@@ -167,6 +177,7 @@ struct File {
     generate: Map<String, Value>,
     #[serde(default)]
     metrics: Vec<String>,
+    judge: Option<Judge>,
     #[serde(default)]
     exact_match: ExactMatch,
     #[serde(default)]
@@ -189,12 +200,13 @@ struct Leaf {
     samples: Option<Vec<Map<String, Value>>>,
 }
 
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("arc_challenge.toml", include_str!("../tasks/arc_challenge.toml")),
     ("bbh.toml", include_str!("../tasks/bbh.toml")),
     ("gpqa.toml", include_str!("../tasks/gpqa.toml")),
     ("gsm8k.toml", include_str!("../tasks/gsm8k.toml")),
     ("hellaswag.toml", include_str!("../tasks/hellaswag.toml")),
+    ("ifeval.toml", include_str!("../tasks/ifeval.toml")),
     ("mmlu.toml", include_str!("../tasks/mmlu.toml")),
     ("mmlu_pro.toml", include_str!("../tasks/mmlu_pro.toml")),
     ("musr.toml", include_str!("../tasks/musr.toml")),
@@ -243,6 +255,7 @@ impl Registry {
             samples: file.samples,
             generate: file.generate,
             metrics: file.metrics,
+            judge: file.judge,
             exact_match: file.exact_match,
         };
         let is_group = !file.leaf.is_empty();

@@ -11,10 +11,11 @@ use sha2::{Digest, Sha256};
 use sol_eval::document::{Answer, Ask, Document, Scored};
 use sol_eval::log::Recorded;
 use sol_eval::metrics::Metrics;
-use sol_eval::prompt::{Prepared, Settings, request_line};
+use sol_eval::prompt::{Chat, Prepared, Settings, request_line};
 use sol_eval::python::Random;
 use sol_eval::results::{Aggregate, TaskResult, aggregate, groups};
 use sol_eval::task::Registry;
+use sol_text::{ChatTemplate, Message, RenderOptions};
 
 fn shared() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/eval");
@@ -26,7 +27,7 @@ fn shared() -> Option<PathBuf> {
 }
 
 /// Run of the goldens, what to ask for, examples.
-const RUNS: [(&str, &str, Option<usize>); 8] = [
+const RUNS: [(&str, &str, Option<usize>); 9] = [
     ("mmlu", "mmlu", Some(5)),
     ("mmlu_pro", "leaderboard_mmlu_pro", Some(5)),
     ("arc_challenge", "arc_challenge", Some(25)),
@@ -35,10 +36,15 @@ const RUNS: [(&str, &str, Option<usize>); 8] = [
     ("bbh", "leaderboard_bbh", Some(3)),
     ("musr", "leaderboard_musr", None),
     ("gsm8k", "gsm8k_cot", Some(8)),
+    ("ifeval", "leaderboard_ifeval", None),
 ];
 
 fn each_document(dir: &Path, run: &str, name: &str, num_fewshot: Option<usize>, each: &mut dyn FnMut(Document)) {
-    let settings = Settings { num_fewshot, ..Settings::default() };
+    let chat = |messages: &[Message]| {
+        Ok(ChatTemplate::chatml().render(messages, &RenderOptions { add_generation_prompt: true, ..RenderOptions::default() })?)
+    };
+    let chat = (run == "ifeval").then_some(&chat as &Chat);
+    let settings = Settings { num_fewshot, chat, ..Settings::default() };
     let random = Arc::new(Mutex::new(Random::new(0)));
     let data = if run == "gpqa" { dir.join("data/gpqa_synthetic") } else { dir.join("data") };
     for task in Registry::built_in().unwrap().select(&[name.to_owned()]).unwrap() {
@@ -58,6 +64,7 @@ fn whole_test_sets_have_the_digests_of_the_harness() {
     let digests: Value = serde_json::from_slice(&std::fs::read(dir.join("golden/full_digests.json")).unwrap()).unwrap();
     for (run, name, shots) in RUNS {
         let mut found: HashMap<String, (usize, Sha256)> = HashMap::new();
+        let random = Arc::new(Mutex::new(Random::new(0)));
         let registry = Registry::built_in().unwrap();
         let tasks = registry.select(&[name.to_owned()]).unwrap();
         let mut scored: Vec<Vec<Scored>> = vec![Vec::new(); tasks.len()];
@@ -83,7 +90,7 @@ fn whole_test_sets_have_the_digests_of_the_harness() {
                 };
                 let answer = Answer::Choices(choices.iter().map(say).collect());
                 let i = tasks.iter().position(|task| *task.name == *document.task).unwrap();
-                scored[i].push(Metrics::new(&tasks[i]).unwrap().score(&document, &answer, None).unwrap());
+                scored[i].push(Metrics::new(&tasks[i], &random).unwrap().score(&document, &answer, None).unwrap());
             }
             for asked in asked {
                 *requests += 1;
@@ -131,6 +138,7 @@ fn requests_and_figures_are_those_of_the_harness() {
             let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
             golden.insert((line["task"].as_str().unwrap().to_owned(), line["doc_id"].as_u64().unwrap()), line);
         }
+        let random = Arc::new(Mutex::new(Random::new(0)));
         let recorded = Recorded::open(&dir.join(format!("golden/{run}.jsonl.gz"))).unwrap();
         let tasks = Registry::built_in().unwrap().select(&[name.to_owned()]).unwrap();
         let (count, mut seen) = (golden.len(), 0);
@@ -144,10 +152,14 @@ fn requests_and_figures_are_those_of_the_harness() {
             // And the figures for the answers that were recorded.
             let task = tasks.iter().find(|task| *task.name == *document.task).unwrap();
             let answer = recorded.answer(&document).unwrap().unwrap();
-            let scored = Metrics::new(task).unwrap().score(&document, &answer, Some("<|im_end|>")).unwrap();
+            let scored = Metrics::new(task, &random).unwrap().score(&document, &answer, Some("<|im_end|>")).unwrap();
             for figure in scored.figures {
-                let value = &expected["metrics"][&figure.filter][&figure.metric];
-                assert_eq!(value.as_f64(), Some(figure.value), "{}, document {}", document.task, document.doc_id);
+                let value = match &expected["metrics"][&figure.filter][&figure.metric] {
+                    Value::Array(flags) => flags.iter().filter(|flag| **flag == true).count() as f64,
+                    Value::Bool(flag) => f64::from(u8::from(*flag)),
+                    value => value.as_f64().unwrap(),
+                };
+                assert_eq!(value, figure.value, "{}, document {}", document.task, document.doc_id);
             }
             for (filter, text) in scored.filtered {
                 assert_eq!(expected["filtered"][&filter], text, "{}, document {}", document.task, document.doc_id);

@@ -1,5 +1,6 @@
 //! What Python does, where results depend on it.
 
+pub mod json;
 mod literal;
 mod random;
 pub mod text;

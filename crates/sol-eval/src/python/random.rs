@@ -2,18 +2,23 @@
 
 /// A generator in the state that `random.Random(seed)` has.
 #[derive(Clone)]
-pub struct Random(rand_mt::Mt);
+pub struct Random {
+    twister: rand_mt::Mt,
+    /// The second of two normal deviates that are drawn together.
+    normal: Option<f64>,
+}
 
 impl Random {
     /// Seeded as `random.seed(int)` does: by the 32-bit words of the number.
     pub fn new(seed: u64) -> Self {
         let words = [seed as u32, (seed >> 32) as u32];
-        Self(rand_mt::Mt::new_with_key(words.into_iter().take(if words[1] == 0 { 1 } else { 2 })))
+        let words = words.into_iter().take(if words[1] == 0 { 1 } else { 2 });
+        Self { twister: rand_mt::Mt::new_with_key(words), normal: None }
     }
 
     /// `getrandbits(bits)`, for 1 to 32 bits.
     pub fn getrandbits(&mut self, bits: u32) -> u32 {
-        self.0.next_u32() >> (32 - bits)
+        self.twister.next_u32() >> (32 - bits)
     }
 
     /// `randrange(n)`, for 0 < n < 2^32.
@@ -25,6 +30,28 @@ impl Random {
                 return drawn;
             }
         }
+    }
+
+    /// `choice(items)`, as an index.
+    pub fn choice(&mut self, n: usize) -> usize {
+        self.below(n)
+    }
+
+    /// `random()`: from 0 to below 1, with 53 bits.
+    pub fn random(&mut self) -> f64 {
+        let (high, low) = (self.twister.next_u32() >> 5, self.twister.next_u32() >> 6);
+        (f64::from(high) * 67_108_864.0 + f64::from(low)) / 9_007_199_254_740_992.0
+    }
+
+    /// `gauss(mu, sigma)`.
+    pub fn gauss(&mut self, mu: f64, sigma: f64) -> f64 {
+        let normal = self.normal.take().unwrap_or_else(|| {
+            let angle = self.random() * std::f64::consts::TAU;
+            let radius = (-2.0 * (1.0 - self.random()).ln()).sqrt();
+            self.normal = Some(angle.sin() * radius);
+            angle.cos() * radius
+        });
+        mu + normal * sigma
     }
 
     /// `sample(range(n), k)`; `None` where Python raises because `k > n`.

@@ -15,6 +15,24 @@ pub fn rstrip(text: &str) -> &str {
     text.trim_end_matches(is_space)
 }
 
+/// Letters in title case, which are neither upper nor lower.
+fn is_title(c: char) -> bool {
+    matches!(
+        u32::from(c),
+        0x1c5 | 0x1c8 | 0x1cb | 0x1f2 | 0x1f88..=0x1f8f | 0x1f98..=0x1f9f | 0x1fa8..=0x1faf | 0x1fbc | 0x1fcc | 0x1ffc
+    )
+}
+
+/// `str.isupper()`: there are upper-case letters, and no others that have a case.
+pub fn is_upper(text: &str) -> bool {
+    text.chars().any(char::is_uppercase) && !text.chars().any(|c| c.is_lowercase() || is_title(c))
+}
+
+/// `str.islower()`.
+pub fn is_lower(text: &str) -> bool {
+    text.chars().any(char::is_lowercase) && !text.chars().any(|c| c.is_uppercase() || is_title(c))
+}
+
 /// `str.capitalize()`: the first character in title case, the rest in lower case.
 pub fn capitalize(text: &str) -> String {
     let mut rest = text.chars();
