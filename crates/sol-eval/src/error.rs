@@ -64,6 +64,9 @@ pub enum Error {
     /// The engine's.
     #[error(transparent)]
     Engine(#[from] sol_engine::Error),
+    /// The hub's.
+    #[error(transparent)]
+    Hub(#[from] sol_hub::Error),
     /// A tokenizer's or template's.
     #[error(transparent)]
     Text(#[from] sol_text::Error),

@@ -3,7 +3,7 @@
 //!
 //! Read in this order: [`document`] (what crosses every border of this crate: a document with its question, a model's answer, the
 //! figures it earns), [`task`] (a benchmark as data: where its rows are, how a row becomes a prompt, what is measured), [`data`]
-//! (rows from a folder), [`prompt`] (rows to documents), [`model`] (who answers), [`log`] (answers on disk),
+//! (rows from a folder or from the hub), [`prompt`] (rows to documents), [`model`] (who answers), [`log`] (answers on disk),
 //! [`metrics`] (answers to figures), [`results`] (figures to tables), [`run`] (a task from rows to figures).
 //!
 //! This crate knows no terminal.

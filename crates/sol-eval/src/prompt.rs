@@ -7,11 +7,13 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Expression, UndefinedBehavior, context};
 use regex::Regex;
 use serde_json::{Map, Value};
+use sol_hub::Progress;
 use sol_text::Message;
 
+use crate::data::{Row, Source};
 use crate::document::{Ask, Document, GenKwargs};
 use crate::python::{Random, literal_eval, text};
-use crate::task::{Kind, SamplerKind, Task};
+use crate::task::{EXAMPLES, Kind, ROWS, SamplerKind, Task};
 use crate::{Error, Result};
 
 /// Renders messages to a prompt that ends where the answer begins.
@@ -57,28 +59,38 @@ pub struct Prepared {
     random: Shared,
 }
 
-type Row = Map<String, Value>;
-
 /// Generator of a run, from which templates shuffle and judges draw.
 pub type Shared = Arc<Mutex<Random>>;
 
 impl Prepared {
-    /// Reads a task's rows below `dir`, and derives their columns, which may draw from `random`: tasks are to be loaded in the
+    /// Reads a task's rows, telling `progress` of downloads, and derives their columns, which may draw from `random`: tasks are to be loaded in the
     /// order of [`crate::task::Registry::select`].
-    pub fn load(task: &Arc<Task>, dir: &std::path::Path, settings: &Settings<'_>, random: &Shared) -> Result<Self> {
-        let read = |names: &[String]| crate::data::rows(dir, &task.name, &task.data.folder, names, task.config.as_deref());
+    pub fn load(
+        task: &Arc<Task>,
+        source: &Source,
+        settings: &Settings<'_>,
+        random: &Shared,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let location = task.location();
+        let read = |split: &str| {
+            source.rows(&location, split, progress).map_err(|error| match error {
+                Error::NoData { problem, .. } => Error::NoData { task: task.name.clone(), problem },
+                error => error,
+            })
+        };
         let fixed = task.fewshot.n == 0 && task.fewshot.sampler == SamplerKind::FirstN;
         let n_shot = if fixed { 0 } else { settings.num_fewshot.unwrap_or(task.fewshot.n) };
         let examples = match n_shot {
             0 => Vec::new(),
             _ if !task.samples.is_empty() => task.samples.clone(),
-            _ => read(&task.data.examples)?,
+            _ => read(EXAMPLES)?,
         };
         if examples.len() < n_shot {
             let problem = format!("{n_shot} examples were asked for, but there are {}", examples.len());
             return Err(Error::NoData { task: task.name.clone(), problem });
         }
-        let mut rows = read(&task.data.rows)?;
+        let mut rows = read(ROWS)?;
         let env = environment(task, Arc::clone(random))?;
         {
             let derive = Derived::new(task, &env)?;

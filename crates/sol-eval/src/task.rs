@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::data::{Columns, Location, OneOrMore};
 use crate::{Error, Result};
 
 /// What is asked of a model.
@@ -19,12 +20,24 @@ pub enum Kind {
     GenerateUntil,
 }
 
-/// Where rows are.
+/// Where rows are; [`Location`] says more of each.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Folder beneath the data directory.
     pub folder: String,
+    /// The hub's data set, `org/name`.
+    pub hub: Option<String>,
+    /// Its config, where leaves do not name theirs.
+    pub config: Option<String>,
+    /// Branch, tag or commit of it.
+    pub revision: Option<String>,
+    /// Whether its conditions must be accepted first.
+    #[serde(default)]
+    pub gated: bool,
+    /// Columns that the rows must have.
+    #[serde(default)]
+    pub columns: Vec<String>,
     /// Names of the file with the rows, tried in turn.
     #[serde(default)]
     pub rows: Vec<String>,
@@ -146,6 +159,28 @@ pub struct Task {
     pub exact_match: ExactMatch,
 }
 
+impl Task {
+    /// Where its rows are, as splits [`ROWS`] and [`EXAMPLES`].
+    pub fn location(&self) -> Location {
+        let data = &self.data;
+        let splits = [(ROWS, &data.rows), (EXAMPLES, &data.examples)];
+        Location {
+            hub: data.hub.clone(),
+            config: self.config.clone(),
+            revision: data.revision.clone(),
+            folder: Some(OneOrMore::One(data.folder.clone())),
+            splits: splits.into_iter().map(|(split, names)| (split.to_owned(), OneOrMore::More(names.clone()))).collect(),
+            gated: data.gated,
+            columns: Columns::BySplit([(ROWS.to_owned(), data.columns.clone())].into()),
+        }
+    }
+}
+
+/// The split of a task's [`Location`] that is evaluated.
+pub const ROWS: &str = "rows";
+/// The split that examples are taken from.
+pub const EXAMPLES: &str = "examples";
+
 /// A group's rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -244,8 +279,8 @@ impl Registry {
             groups: Vec::new(),
             version: file.version,
             kind: file.kind,
+            config: file.data.config.clone(),
             data: file.data,
-            config: None,
             description: file.description,
             derive: file.derive,
             text: file.text,
@@ -265,7 +300,7 @@ impl Registry {
             task.groups = [Some(base.name.clone()), leaf.group].into_iter().flatten().collect();
             task.alias = leaf.alias.unwrap_or_else(|| leaf.name.clone());
             task.name = leaf.name;
-            task.config = leaf.config;
+            task.config = leaf.config.or(task.config);
             task.data.rows = leaf.rows.unwrap_or(task.data.rows);
             task.description = leaf.description.unwrap_or(task.description);
             task.choices = leaf.choices.unwrap_or(task.choices);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use sol_eval::data::Source;
 use sol_eval::document::{Answer, Ask, Document, Scored};
 use sol_eval::log::Recorded;
 use sol_eval::metrics::Metrics;
@@ -46,9 +47,9 @@ fn each_document(dir: &Path, run: &str, name: &str, num_fewshot: Option<usize>, 
     let chat = (run == "ifeval").then_some(&chat as &Chat);
     let settings = Settings { num_fewshot, chat, ..Settings::default() };
     let random = Arc::new(Mutex::new(Random::new(0)));
-    let data = if run == "gpqa" { dir.join("data/gpqa_synthetic") } else { dir.join("data") };
+    let data = Source::folder(if run == "gpqa" { dir.join("data/gpqa_synthetic") } else { dir.join("data") });
     for task in Registry::built_in().unwrap().select(&[name.to_owned()]).unwrap() {
-        let prepared = Prepared::load(&task, &data, &settings, &random).unwrap();
+        let prepared = Prepared::load(&task, &data, &settings, &random, &sol_hub::Silent).unwrap();
         prepared
             .documents(&settings, &mut |document| {
                 each(document);

@@ -1,7 +1,7 @@
 //! The hub cache on disk, in the layout that all hub clients share.
 //!
 //! ```text
-//! models--org--name/
+//! models--org--name/          datasets--org--name/ for data
 //!   refs/main                 the commit that a branch was at when last asked
 //!   blobs/<etag>              contents; <etag>.incomplete while they arrive
 //!   snapshots/<commit>/<file> relative links into blobs
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::reference::check_file_name;
+use crate::reference::{Kind, check_file_name};
 
 /// The cache of one repository.
 #[derive(Debug, Clone)]
@@ -44,8 +44,8 @@ pub(crate) struct Record {
 
 impl RepoCache {
     /// `repo` must have passed `check_repo`.
-    pub(crate) fn new(cache: &Path, repo: &str) -> Self {
-        Self { cache: cache.to_owned(), folder: format!("models--{}", repo.replace('/', "--")) }
+    pub(crate) fn new(cache: &Path, kind: Kind, repo: &str) -> Self {
+        Self { cache: cache.to_owned(), folder: format!("{}--{}", kind.plural(), repo.replace('/', "--")) }
     }
 
     pub(crate) fn root(&self) -> PathBuf {

@@ -17,7 +17,7 @@ use crate::download::hex;
 use crate::error::{Error, Result};
 use crate::http::Place;
 use crate::progress::Progress;
-use crate::reference::DEFAULT_ALIAS;
+use crate::reference::{DEFAULT_ALIAS, Kind};
 use crate::wheel;
 
 /// The hub repository from which the maker of the Python package took the file.
@@ -103,7 +103,7 @@ impl Hub {
         if has_size(&own, pinned.size) && marker_matches(&own, &pinned.sha256) {
             return Some(own);
         }
-        let cache = RepoCache::new(&self.config.hub_cache, &pinned.repo);
+        let cache = RepoCache::new(&self.config.hub_cache, Kind::Model, &pinned.repo);
         let linked = cache.snapshot(&pinned.revision).join(&pinned.file);
         let blob = fs::canonicalize(&linked).ok()?;
         let checked = blob.file_name()?.to_str()? == pinned.sha256;
@@ -112,13 +112,13 @@ impl Hub {
 
     fn default_from_hub(&self, progress: &dyn Progress) -> Result<PathBuf> {
         let pinned = &self.config.default_model;
-        let place = Place { repo: &pinned.repo, revision: &pinned.revision };
+        let place = Place { kind: Kind::Model, repo: &pinned.repo, revision: &pinned.revision };
         // One try: there is another source.
         let facts = self.client().facts_once(place, &pinned.file)?;
         if facts.sha256() != Some(pinned.sha256.as_str()) {
             return Err(pinned.other_contents(&pinned.repo, facts.etag));
         }
-        let cache = RepoCache::new(&self.config.hub_cache, &pinned.repo);
+        let cache = RepoCache::new(&self.config.hub_cache, Kind::Model, &pinned.repo);
         let files = [(pinned.file.clone(), facts)];
         self.check_space(&cache, &pinned.repo, &files)?;
         self.fetch(&cache, place, &pinned.revision, &files, progress)?;

@@ -33,6 +33,16 @@ pub enum Error {
     )]
     Offline { model: String, cache: PathBuf },
 
+    #[error(
+        "the data set {repo} is not (completely) in the cache {} and HF_HUB_OFFLINE is set: unset it, or run the same \
+         once with a network",
+        cache.display()
+    )]
+    OfflineDataset { repo: String, cache: PathBuf },
+
+    #[error("'{repo}' does not name a data set: {reason}")]
+    BadDataset { repo: String, reason: String },
+
     #[error("the hub {endpoint} cannot be reached: {reason}; check the network, or HF_ENDPOINT")]
     Unreachable { endpoint: String, reason: String },
 

@@ -20,7 +20,7 @@ use ureq::{Agent, Body, Timeout};
 use crate::cache::is_commit;
 use crate::config::{HubConfig, Timeouts};
 use crate::error::{Error, Result};
-use crate::reference::check_file_name;
+use crate::reference::{Kind, check_file_name};
 
 /// Requests are repeated this often after a failure that may pass.
 const RETRIES: u32 = 3;
@@ -29,6 +29,7 @@ const MAX_REDIRECTS: usize = 10;
 const MAX_LISTING_BYTES: u64 = 32 << 20;
 
 /// What a repository has at a commit.
+#[derive(Clone)]
 pub(crate) struct Listing {
     pub(crate) commit: String,
     pub(crate) files: Vec<String>,
@@ -59,6 +60,7 @@ pub(crate) struct Content {
 /// One repository at one revision, as it is asked for.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
+    pub(crate) kind: Kind,
     pub(crate) repo: &'a str,
     pub(crate) revision: &'a str,
 }
@@ -122,7 +124,8 @@ impl Client {
             rfilename: String,
         }
 
-        let url = format!("{}/api/models/{}/revision/{}", self.endpoint, place.repo, encode(place.revision, false));
+        let revision = encode(place.revision, false);
+        let url = format!("{}/api/{}/{}/revision/{revision}", self.endpoint, place.kind.plural(), place.repo);
         let (answer, url) = self.retrying(|| self.send("GET", &url, None, place, None))?;
         let not_a_hub = |reason: String| Error::NotAHub { url: url.clone(), reason };
         let text = answer
@@ -204,7 +207,15 @@ impl Client {
 
     fn file_url(&self, place: Place<'_>, file: &str) -> String {
         let revision = encode(place.revision, false);
-        format!("{}/{}/resolve/{revision}/{}", self.endpoint, place.repo, encode(file, true))
+        format!("{}/resolve/{revision}/{}", self.page(place), encode(file, true))
+    }
+
+    /// Where a person looks at a repository.
+    fn page(&self, place: Place<'_>) -> String {
+        match place.kind {
+            Kind::Model => format!("{}/{}", self.endpoint, place.repo),
+            Kind::Dataset => format!("{}/datasets/{}", self.endpoint, place.repo),
+        }
     }
 
     /// Sends a request, follows redirects, and makes an error of a refusal. Also gives the last address.
@@ -285,7 +296,7 @@ impl Client {
             None => String::new(),
         };
         let repo = place.repo.to_owned();
-        let page = format!("{}/{}", self.endpoint, place.repo);
+        let page = self.page(place);
         // Another host knows nothing of repositories: its refusals are its own.
         let of_hub = self.is_endpoint(url);
         match (status, code.as_str()) {

@@ -11,7 +11,7 @@ use crate::Hub;
 use crate::cache::{RepoCache, files_below, is_commit};
 use crate::default_model::marker;
 use crate::error::{Error, Result};
-use crate::reference::{DEFAULT_ALIAS, ModelRef, check_repo};
+use crate::reference::{DEFAULT_ALIAS, Kind, ModelRef, check_repo};
 use crate::select;
 
 /// One model on this machine: a snapshot of a repository, or the default model.
@@ -84,7 +84,7 @@ impl Hub {
                 continue;
             };
             if check_repo(&repo).is_ok() {
-                models.extend(models_of(&RepoCache::new(cache, &repo), &repo));
+                models.extend(models_of(&RepoCache::new(cache, Kind::Model, &repo), &repo));
             }
         }
         models.sort_by(|a, b| a.name.cmp(&b.name).then(b.modified.cmp(&a.modified)));
@@ -106,14 +106,14 @@ impl Hub {
                     removed.take(&marker(&own))?;
                 }
                 let pinned = &self.config.default_model;
-                let cache = RepoCache::new(&self.config.hub_cache, &pinned.repo);
+                let cache = RepoCache::new(&self.config.hub_cache, Kind::Model, &pinned.repo);
                 if cache.snapshot(&pinned.revision).exists() {
                     remove_snapshot(&cache, &pinned.revision, None, &mut removed)?;
                 }
             }
             ModelRef::Repo { repo, revision, file } => {
                 check_repo(repo).map_err(|reason| Error::BadReference { reference: model.to_string(), reason })?;
-                let cache = RepoCache::new(&self.config.hub_cache, repo);
+                let cache = RepoCache::new(&self.config.hub_cache, Kind::Model, repo);
                 match (revision, file) {
                     (None, None) => remove_repo(&cache, &mut removed)?,
                     (Some(revision), file) => {

@@ -2,10 +2,11 @@
 //! here.
 //!
 //! [`ModelRef`] is what a person wrote, [`Hub::resolve`] makes a path of it, fetching what is missing,
-//! [`Hub::list`] and [`Hub::remove`] look after the caches, [`Hub::outline`] looks before it fetches. Reading order: `reference`, `config`,
-//! `cache` (the layout on disk), `http`, `download`, `select`, then `default_model` and `wheel`.
+//! [`Hub::list`] and [`Hub::remove`] look after the caches, [`Hub::outline`] looks before it fetches,
+//! [`Hub::dataset`] gets files of a data set. Reading order: `reference`, `config`, `cache` (the layout on disk), `http`,
+//! `download`, `select`, then `default_model` and `wheel`.
 //!
-//! This crate knows file names, sizes and hashes. It must not know what is inside a model file, and
+//! This crate knows file names, sizes and hashes. It must not know what is inside a model or data file, and
 //! draws nothing: it reports through [`Progress`].
 //!
 //! ```no_run
@@ -18,6 +19,7 @@
 
 mod cache;
 mod config;
+mod dataset;
 mod default_model;
 mod download;
 mod error;
@@ -33,6 +35,7 @@ mod wheel;
 use std::sync::OnceLock;
 
 pub use config::{DEFAULT_ENDPOINT, HubConfig, Timeouts};
+pub use dataset::DatasetFiles;
 pub use default_model::PinnedModel;
 pub use error::{Error, Result};
 pub use inventory::{CachedFile, CachedModel, Removed};
@@ -44,6 +47,7 @@ pub struct Hub {
     config: HubConfig,
     // Made when first needed: reading the machine's certificates takes milliseconds.
     client: OnceLock<http::Client>,
+    datasets: dataset::Listings,
 }
 
 impl Hub {
@@ -54,7 +58,7 @@ impl Hub {
 
     /// With settings of one's own.
     pub fn new(config: HubConfig) -> Self {
-        Self { config, client: OnceLock::new() }
+        Self { config, client: OnceLock::new(), datasets: dataset::Listings::default() }
     }
 
     /// The settings in use.

@@ -9,7 +9,7 @@ use crate::Hub;
 use crate::error::{Error, Result};
 use crate::http::Place;
 use crate::progress::Progress;
-use crate::reference::ModelRef;
+use crate::reference::{Kind, ModelRef};
 use crate::resolve::{DEFAULT_REVISION, check};
 use crate::select;
 
@@ -31,14 +31,14 @@ impl Hub {
             return Err(Error::Offline { model: model.to_string(), cache: self.config.hub_cache.clone() });
         }
         let revision = revision.as_deref().unwrap_or(DEFAULT_REVISION);
-        let listing = self.client().listing(Place { repo, revision })?;
+        let listing = self.client().listing(Place { kind: Kind::Model, repo, revision })?;
         let selection = select::choose(repo, &listing.files, file.as_deref())?;
         let weights = |name: &str| name.ends_with(".safetensors");
         if !selection.files.iter().any(|name| weights(name)) {
             let reason = "only safetensors keep all that is to be known of a model in their headers";
             return Err(Error::NoOutline { model: model.to_string(), reason });
         }
-        let place = Place { repo, revision: &listing.commit };
+        let place = Place { kind: Kind::Model, repo, revision: &listing.commit };
         for name in &selection.files {
             let path = dir.join(name);
             let io = |source| Error::Io { action: "write", path: path.clone(), source };

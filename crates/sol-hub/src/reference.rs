@@ -33,6 +33,23 @@ pub const ALIASES: &[Alias] = &[
     Alias { name: "llama-3.1-70b", repo: "meta-llama/Llama-3.1-70B-Instruct", about: "Llama 3.1 70B" },
 ];
 
+/// What a repository of the hub holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Model,
+    Dataset,
+}
+
+impl Kind {
+    /// The word in addresses and in the cache.
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+}
+
 /// A model as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum ModelRef {

@@ -7,12 +7,22 @@ use crate::Hub;
 use crate::cache::{self, HUB_VARIABLE, Record, RepoCache, is_full_commit};
 use crate::download::{bytes_missing, fetch_blob};
 use crate::error::{Error, Result};
-use crate::http::{FileFacts, Place};
+use crate::http::{FileFacts, Listing, Place};
 use crate::progress::Progress;
-use crate::reference::{ModelRef, check_file_name, check_repo, check_revision};
+use crate::reference::{Kind, ModelRef, check_file_name, check_repo, check_revision};
 use crate::select::{self, Selection};
 
 pub(crate) const DEFAULT_REVISION: &str = "main";
+
+/// What [`Hub::ask`] found.
+pub(crate) enum Asked<T> {
+    /// What the cache holds is the answer.
+    Cached(T),
+    /// What the hub has.
+    Listed(Listing),
+    /// Nothing, and the hub must not be asked.
+    Offline,
+}
 
 impl Hub {
     /// Makes a model available on this machine: a file, or a directory with everything in it.
@@ -39,7 +49,7 @@ impl Hub {
             ModelRef::Default => self.cached_default(),
             ModelRef::Repo { repo, revision, file } => {
                 check_repo(repo).ok()?;
-                let cache = RepoCache::new(&self.config.hub_cache, repo);
+                let cache = RepoCache::new(&self.config.hub_cache, Kind::Model, repo);
                 cached(&cache, repo, revision.as_deref().unwrap_or(DEFAULT_REVISION), file.as_deref())
             }
         }
@@ -53,54 +63,86 @@ impl Hub {
         file: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<PathBuf> {
-        let cache = RepoCache::new(&self.config.hub_cache, repo);
+        let cache = RepoCache::new(&self.config.hub_cache, Kind::Model, repo);
         let cached = || cached(&cache, repo, revision, file);
-        if self.config.offline {
-            return cached().ok_or_else(|| Error::Offline { model: model.to_string(), cache: self.config.hub_cache.clone() });
-        }
-        // A commit in full can not have changed.
-        if is_full_commit(revision)
-            && cache.record(revision).is_some()
-            && let Some(path) = cached()
-        {
-            return Ok(path);
-        }
-        let listing = match self.client().listing(Place { repo, revision }) {
-            Ok(listing) => listing,
-            Err(error) if error.is_unreachable() => {
-                return match cached() {
-                    Some(path) => {
-                        progress.note(&format!("{error}; using {model} as it is in the cache"));
-                        Ok(path)
-                    }
-                    None => Err(error),
-                };
+        let place = Place { kind: Kind::Model, repo, revision };
+        let listing = match self.ask(&cache, place, &model.to_string(), &cached, progress)? {
+            Asked::Cached(path) => return Ok(path),
+            Asked::Listed(listing) => listing,
+            Asked::Offline => {
+                return Err(Error::Offline { model: model.to_string(), cache: self.config.hub_cache.clone() });
             }
-            Err(error) => return Err(error),
         };
-        let commit = listing.commit;
         let selection = select::choose(repo, &listing.files, file)?;
         if let Some(note) = &selection.note {
             progress.note(note);
         }
+        let commit = listing.commit.clone();
+        self.bring(&cache, place, listing, &selection.files, progress)?;
+        Ok(path_of(&cache, &commit, &selection))
+    }
+
+    /// What there is at a revision: the cache's word where it has the last one, the hub's otherwise.
+    /// `name` is what a person calls it.
+    pub(crate) fn ask<T>(
+        &self,
+        cache: &RepoCache,
+        place: Place<'_>,
+        name: &str,
+        cached: &dyn Fn() -> Option<T>,
+        progress: &dyn Progress,
+    ) -> Result<Asked<T>> {
+        if self.config.offline {
+            return Ok(cached().map_or(Asked::Offline, Asked::Cached));
+        }
+        // A commit in full can not have changed.
+        if is_full_commit(place.revision)
+            && cache.record(place.revision).is_some()
+            && let Some(found) = cached()
+        {
+            return Ok(Asked::Cached(found));
+        }
+        match self.client().listing(place) {
+            Ok(listing) => Ok(Asked::Listed(listing)),
+            Err(error) if error.is_unreachable() => match cached() {
+                Some(found) => {
+                    progress.note(&format!("{error}; using {name} as it is in the cache"));
+                    Ok(Asked::Cached(found))
+                }
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that these files of a listing are in the cache, whole, and notes it there.
+    pub(crate) fn bring(
+        &self,
+        cache: &RepoCache,
+        asked: Place<'_>,
+        listing: Listing,
+        files: &[String],
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let (revision, commit) = (asked.revision, listing.commit);
         let mut record = cache.record(&commit).unwrap_or_default();
-        if let Some(path) = complete(&cache, &commit, &record, &selection) {
+        if complete(cache, &commit, &record, files) {
             // A cache that cannot be written can still be read.
             if let Err(error) = cache.set_ref(revision, &commit) {
                 tracing::debug!(%error, "not noting where {revision} is");
             }
-            return Ok(path);
+            return Ok(());
         }
 
-        let place = Place { repo, revision: &commit };
+        let place = Place { revision: &commit, ..asked };
         let mut wanted = Vec::new();
-        for name in &selection.files {
+        for name in files {
             let known = record.sizes.get(name).is_some_and(|size| cache.has(&commit, name, Some(*size)));
             if !known {
                 wanted.push((name.clone(), self.client().facts(place, name)?));
             }
         }
-        self.check_space(&cache, repo, &wanted)?;
+        self.check_space(cache, place.repo, &wanted)?;
         let all_here = wanted.iter().all(|(name, facts)| cache.has(&commit, name, facts.size));
         // Before the first byte: from here on a cut is noticed.
         record.listing = listing.files;
@@ -110,7 +152,7 @@ impl Hub {
             outcome => outcome?,
         }
         if !all_here {
-            for (name, size) in self.fetch(&cache, place, &commit, &wanted, progress)? {
+            for (name, size) in self.fetch(cache, place, &commit, &wanted, progress)? {
                 record.sizes.insert(name, size);
             }
         } else {
@@ -124,7 +166,7 @@ impl Hub {
             Err(error) if all_here => tracing::debug!(%error, "not recording {commit}"),
             outcome => outcome?,
         }
-        Ok(path_of(&cache, &commit, &selection))
+        Ok(())
     }
 
     /// Fetches and links files. Gives their sizes.
@@ -174,10 +216,9 @@ pub(crate) fn check(model: &ModelRef) -> Result<()> {
     file.as_deref().map_or(Ok(()), check_file_name).map_err(bad)
 }
 
-/// The path, if every file of the selection is there as it was checked.
-fn complete(cache: &RepoCache, commit: &str, record: &Record, selection: &Selection) -> Option<PathBuf> {
-    let known = |name: &String| record.sizes.get(name).is_some_and(|size| cache.has(commit, name, Some(*size)));
-    selection.files.iter().all(known).then(|| path_of(cache, commit, selection))
+/// Whether every one of these files is there as it was checked.
+pub(crate) fn complete(cache: &RepoCache, commit: &str, record: &Record, files: &[String]) -> bool {
+    files.iter().all(|name| record.sizes.get(name).is_some_and(|size| cache.has(commit, name, Some(*size))))
 }
 
 fn path_of(cache: &RepoCache, commit: &str, selection: &Selection) -> PathBuf {
@@ -194,7 +235,7 @@ pub(crate) fn cached(cache: &RepoCache, repo: &str, revision: &str, file: Option
     let record = cache.record(&commit).unwrap_or_default();
     if !record.listing.is_empty() {
         let selection = select::choose(repo, &record.listing, file).ok()?;
-        return complete(cache, &commit, &record, &selection);
+        return complete(cache, &commit, &record, &selection.files).then(|| path_of(cache, &commit, &selection));
     }
     // Another program's: no list of what there should be, except what the names and the index say.
     let selection = select::choose(repo, &cache.snapshot_files(&commit), file).ok()?;

@@ -2,6 +2,7 @@
 //! refused, and what is left on disk.
 
 mod cached;
+mod dataset;
 mod default_model;
 mod download;
 mod outline;

@@ -125,6 +125,8 @@ fn write_reply(mut stream: TcpStream, request: &Request, reply: &Reply) -> std::
 #[derive(Clone)]
 pub(crate) struct Repo {
     pub(crate) name: &'static str,
+    /// Whether it holds data, not a model.
+    pub(crate) dataset: bool,
     pub(crate) commit: &'static str,
     pub(crate) files: Vec<(String, Vec<u8>)>,
     /// Where the contents of large files are.
@@ -134,7 +136,11 @@ pub(crate) struct Repo {
 impl Repo {
     pub(crate) fn new(name: &'static str, files: &[(&str, &[u8])]) -> Self {
         let files = files.iter().map(|(name, body)| ((*name).to_owned(), body.to_vec())).collect();
-        Self { name, commit: COMMIT, files, cdn: None }
+        Self { name, dataset: false, commit: COMMIT, files, cdn: None }
+    }
+
+    pub(crate) fn dataset(name: &'static str, files: &[(&str, &[u8])]) -> Self {
+        Self { dataset: true, ..Self::new(name, files) }
     }
 
     pub(crate) fn file(&self, name: &str) -> Option<&[u8]> {
@@ -142,12 +148,13 @@ impl Repo {
     }
 
     pub(crate) fn answer(&self, request: &Request) -> Reply {
-        if request.path.starts_with(&format!("/api/models/{}/revision/", self.name)) {
+        let (kind, above) = if self.dataset { ("datasets", "/datasets") } else { ("models", "") };
+        if request.path.starts_with(&format!("/api/{kind}/{}/revision/", self.name)) {
             let siblings: Vec<_> = self.files.iter().map(|(name, _)| serde_json::json!({ "rfilename": name })).collect();
             let info = serde_json::json!({ "id": self.name, "sha": self.commit, "siblings": siblings });
             return Reply::body(info.to_string());
         }
-        let prefix = format!("/{}/resolve/", self.name);
+        let prefix = format!("{above}/{}/resolve/", self.name);
         let Some((_, name)) = request.path.strip_prefix(&prefix).and_then(|rest| rest.split_once('/')) else {
             return Reply::status(404).header("X-Error-Code", "RepoNotFound");
         };
@@ -186,7 +193,7 @@ impl Reply {
 }
 
 pub(crate) fn is_large(name: &str) -> bool {
-    name.ends_with(".safetensors") || name.ends_with(".gguf")
+    name.ends_with(".safetensors") || name.ends_with(".gguf") || name.ends_with(".parquet")
 }
 
 pub(crate) fn sha256(body: &[u8]) -> String {

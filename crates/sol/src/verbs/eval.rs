@@ -10,16 +10,18 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sol_engine::{LanguageModel, Message};
+use sol_eval::data;
 use sol_eval::log::{AnswerLog, Recorded};
 use sol_eval::model::Local;
 use sol_eval::prompt::{Chat, Prepared, Settings, request_line};
 use sol_eval::python::Random;
 use sol_eval::results::{TaskResult, groups, table, to_json};
 use sol_eval::run::{Source, run as run_task};
-use sol_eval::task::Registry;
+use sol_eval::task::{ROWS, Registry};
+use sol_hub::Hub;
 use sol_text::{ChatTemplate, RenderOptions};
 
-use crate::common::{Meter, Output, RunOptions, note, open, print};
+use crate::common::{Bars, Meter, Output, RunOptions, note, open, print};
 use crate::ctrl_c::{CtrlC, Patience};
 
 /// Tokens of context where nobody asks for another number: more than any built-in benchmark needs.
@@ -29,8 +31,9 @@ const CONTEXT: usize = 8192;
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  sol eval --list\n  sol eval --data DIR --tasks arc_challenge --num-fewshot 25 --limit 100 --output results\n  \
-    sol eval --data DIR --tasks 'mmlu_*,gsm8k_cot' -m MODEL.gguf\n\nDIR has a folder for each benchmark with the rows of its data set as \
-    JSON Lines (test.jsonl, .gz or .zst), in the columns of the data set on the hub. With --output, answers are kept as they come: the \
+    sol eval --data DIR --tasks 'mmlu_*,gsm8k_cot' -m MODEL.gguf\n\nRows come from the hub and are kept in its cache (HF_TOKEN for gated ones, \
+    HF_HUB_OFFLINE), or from DIR, which has a folder for each benchmark with the rows of its data set as JSON Lines (test.jsonl, .gz or .zst) \
+    or Parquet, in the columns of the data set on the hub. With --output, answers are kept as they come: the \
     same command goes on where it was stopped."
 )]
 pub(crate) struct Args {
@@ -42,8 +45,8 @@ pub(crate) struct Args {
     /// Print the names of all tasks and groups
     #[arg(long)]
     list: bool,
-    /// Folder with the benchmarks' rows
-    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    /// Folder with the benchmarks' rows [default: the hub's data sets]
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// A file with a task of your own (TOML)
     #[arg(long, value_name = "FILE")]
@@ -92,7 +95,10 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let tasks = registry.select(&args.tasks)?;
-    let data = args.data.as_deref().context("--data is missing")?;
+    let data = match &args.data {
+        Some(dir) => data::Source::folder(dir),
+        None => data::Source::hub(Hub::from_env()?),
+    };
 
     let own_template = args.apply_chat_template.as_deref() == Some("");
     let asks = args.requests.is_none() && args.answers.is_none();
@@ -118,7 +124,8 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         fewshot_as_multiturn: args.fewshot_as_multiturn,
     };
     let random = Arc::new(Mutex::new(Random::new(0)));
-    let prepared = tasks.iter().map(|task| Prepared::load(task, data, &settings, &random));
+    let bars = Bars::new(output);
+    let prepared = tasks.iter().map(|task| Prepared::load(task, &data, &settings, &random, &bars));
     let prepared: Vec<Prepared> = prepared.collect::<Result<_, _>>()?;
     if args.fewshot_as_multiturn && prepared.iter().all(|p| p.n_shot() == 0) {
         bail!("--fewshot-as-multiturn needs examples; --num-fewshot asks for them");
@@ -172,6 +179,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     json.insert("fewshot_as_multiturn".into(), args.fewshot_as_multiturn.into());
     json.insert("system_instruction".into(), args.system_instruction.clone().into());
     json.insert("fewshot_seed".into(), args.fewshot_seed.into());
+    json.insert("data".into(), origins(&data, &prepared, &bars)?);
     json.insert("version".into(), env!("CARGO_PKG_VERSION").into());
     json.insert(
         "cost".into(),
@@ -197,6 +205,16 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What each task's rows were read from.
+fn origins(data: &data::Source, prepared: &[Prepared], bars: &Bars) -> Result<Value> {
+    let origin = |prepared: &Prepared| -> Result<(String, Value)> {
+        let task = prepared.task();
+        let origin = data.describe(&task.location(), ROWS, bars)?;
+        Ok((task.name.clone(), serde_json::to_value(origin)?))
+    };
+    Ok(Value::Object(prepared.iter().map(origin).collect::<Result<_>>()?))
 }
 
 fn generation_prompt() -> RenderOptions {
