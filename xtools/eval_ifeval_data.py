@@ -6,14 +6,14 @@ Pinned: langdetect 1.0.9 (its profiles and character classes), and the English P
 
 Both files are zlib streams. Once inflated:
 
-punkt_english.z, UTF-8: the lines of abbrev_types.txt, collocations.tab, sent_starters.txt and ortho_context.tab, each list sorted and
-followed by an empty line.
+punkt_english.z, UTF-8: the lines of abbrev_types.txt, collocations.tab, sent_starters.txt and ortho_context.tab, each list sorted
+and followed by an empty line.
 
-langdetect.z: UTF-8 lines, then bytes. Lines: a language each, "code, n-grams of length 1, of length 2, of length 3" (counts of its
-training text), and an empty line; a class of ideographs each, whose first one stands for all, and an empty line; an n-gram each,
-sorted, and an empty line. Bytes: for each n-gram how many languages have it (one byte); then, n-gram by n-gram, which ones (one
-byte: 0-based index of the first, then distances); then how often, in the same order, as LEB128 numbers. N-grams with a character
-that normalisation replaces by another one can not occur in a text and are left out.
+langdetect.z: UTF-8 lines, then bytes. Lines: a language each, "code, n-grams of length 1, of length 2, of length 3" (counts
+of its training text), and an empty line; a class of ideographs each, whose first one stands for all, and an empty line; an
+n-gram each, sorted, and an empty line. Bytes: for each n-gram how many languages have it (one byte); then, n-gram by n-gram,
+which ones (one byte: 0-based index of the first, then distances); then how often, in the same order, as LEB128 numbers.
+N-grams with a character that normalisation replaces by another one can not occur in a text and are left out.
 """
 
 import importlib.metadata
@@ -65,7 +65,8 @@ def profiles():
                 grams.setdefault(gram, []).append((index, count))
     order = sorted(grams)
     assert all(1 <= len(gram) <= 3 and "\n" not in gram for gram in order)
-    text = lines(" ".join(map(str, [language["name"], *language["n_words"]])) for language in languages) + lines(classes) + lines(order)
+    header = [" ".join(map(str, [language["name"], *language["n_words"]])) for language in languages]
+    text = lines(header) + lines(classes) + lines(order)
     sizes, which, counts = bytearray(), bytearray(), bytearray()
     for gram in order:
         sizes.append(len(grams[gram]))

@@ -39,7 +39,8 @@ pub(super) fn constrained_response(text: &str) -> bool {
     ["My answer is yes.", "My answer is no.", "My answer is maybe."].iter().any(|answer| text.contains(answer))
 }
 
-/// Enough `*highlighted*` or `**highlighted**` passages. The first pattern sees `**` as an empty highlight, so a bold one counts once.
+/// Enough `*highlighted*` or `**highlighted**` passages. The first pattern sees `**` as an empty highlight, so a bold one counts
+/// once.
 pub(super) fn number_highlighted_sections(arguments: &Arguments) -> Result<Check, String> {
     static SINGLE: LazyLock<Regex> = LazyLock::new(|| own(r"\*[^\n\*]*\*"));
     static DOUBLE: LazyLock<Regex> = LazyLock::new(|| own(r"\*\*[^\n\*]*\*\*"));

@@ -1,8 +1,8 @@
 //! The language of a text, as langdetect 1.0.9 guesses it when its seed is 0.
 //!
 //! Naive Bayes over n-grams of one to three characters: seven times, n-grams are drawn at random until one language is all but
-//! certain; the mean of the seven is the answer. The draws come from a generator of its own, seeded anew for each text, so the same
-//! text has the same answer.
+//! certain; the mean of the seven is the answer. The draws come from a generator of its own, seeded anew for each text, so the
+//! same text has the same answer.
 
 use std::ops::Range;
 use std::sync::LazyLock;

@@ -1,9 +1,9 @@
 //! IFEval: whether an answer follows instructions that a program can check.
 //!
-//! A row names its instructions and gives each its arguments. An answer is judged twice: strictly, as it is; loosely, as the best of
-//! eight readings that forgive a first line, a last line and emphasis. The rules are those of lm-evaluation-harness 928e8bb, with
-//! all that they owe to Python: [`patterns`] (its regular expressions), [`punkt`] and [`words`] (NLTK's sentences and words),
-//! [`langdetect`] (languages).
+//! A row names its instructions and gives each its arguments. An answer is judged twice: strictly, as it is; loosely, as the
+//! best of eight readings that forgive a first line, a last line and emphasis. The rules are those of lm-evaluation-harness
+//! 928e8bb, with all that they owe to Python: [`patterns`] (its regular expressions), [`punkt`] and [`words`] (NLTK's
+//! sentences and words), [`langdetect`] (languages).
 
 mod format;
 mod keywords;
@@ -38,8 +38,8 @@ pub(super) struct Flags {
 /// counted that is none of a to z is drawn anew, once for the strict and once for the loose judgement, as the harness does.
 ///
 /// # Errors
-/// A sentence, where the row has no such columns, names an unknown instruction, or lacks or misuses an argument. The harness draws
-/// missing arguments at random; that would measure nothing.
+/// A sentence, where the row has no such columns, names an unknown instruction, or lacks or misuses an argument. The harness
+/// draws missing arguments at random; that would measure nothing.
 pub(super) fn score(row: &Value, response: &str, random: &mut Random) -> Result<Flags, String> {
     let list = |name: &str| row.get(name).and_then(Value::as_array).ok_or_else(|| format!("the column '{name}' is no list"));
     let (ids, kwargs) = (list("instruction_id_list")?, list("kwargs")?);

@@ -1,12 +1,12 @@
 //! Python's `re` on `str`, by the `regex` crate.
 //!
-//! The two differ in what a word character is (Python: letters, numbers of every kind and `_`, no combining marks), in what a space
-//! is (Python: also U+001C..U+001F) and in what `i` matches whatever its case (Python: also `İ` and `ı`).
+//! The two differ in what a word character is (Python: letters, numbers of every kind and `_`, no combining marks), in what a
+//! space is (Python: also U+001C..U+001F) and in what `i` matches whatever its case (Python: also `İ` and `ı`).
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use regex::{Match, Regex};
+use regex::{Match, Regex, RegexBuilder};
 
 /// Python's `\w`.
 pub(super) const WORD: &str = r"[\p{L}\p{N}_]";
@@ -20,6 +20,10 @@ pub(super) fn own(pattern: &str) -> Regex {
 
 /// A pattern in Python's spelling. Fails on what the `regex` crate can not do: look-around, back-references and the like.
 pub(super) fn python(pattern: &str) -> Result<Regex, String> {
+    compile(pattern, false)
+}
+
+fn compile(pattern: &str, caseless: bool) -> Result<Regex, String> {
     let mut translated = String::with_capacity(pattern.len() + 16);
     let mut chars = pattern.chars();
     let mut in_class = false;
@@ -52,7 +56,8 @@ pub(super) fn python(pattern: &str) -> Result<Regex, String> {
             _ => translated.push(c),
         }
     }
-    Regex::new(&translated).map_err(|error| format!("'{pattern}' is no pattern that can be searched for: {error}"))
+    let compiled = RegexBuilder::new(&translated).case_insensitive(caseless).build();
+    compiled.map_err(|error| format!("'{pattern}' is no pattern that can be searched for: {error}"))
 }
 
 /// A pattern of a task's, to be searched for whatever the case (`re.IGNORECASE`).
@@ -61,7 +66,7 @@ pub(super) struct Caseless(Regex);
 impl Caseless {
     /// Fails as [`python`] does.
     pub(super) fn new(pattern: &str) -> Result<Self, String> {
-        python(&format!("(?i){}", one_i(pattern))).map(Self)
+        compile(&one_i(pattern), true).map(Self)
     }
 
     /// `len(re.findall(…))`.

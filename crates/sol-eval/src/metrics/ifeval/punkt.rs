@@ -78,7 +78,8 @@ pub(super) fn sentences(text: &str) -> Vec<&str> {
     sentences
 }
 
-/// Bytes of the closing signs at the head of a sentence that nothing else follows directly, without and with the space behind them.
+/// Bytes of the closing signs at the head of a sentence that nothing else follows directly, without and with the space behind
+/// them.
 fn closing_signs(sentence: &str) -> Option<(usize, usize)> {
     let rest = sentence.trim_start_matches(|c| CLOSING.contains(c));
     let signs = sentence.len() - rest.len();
