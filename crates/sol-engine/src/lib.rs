@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`LanguageModel`] (`load`) opens a checkpoint with its tokenizer and chat template; [`Engine`] runs
 //! token ids through the decoder and keeps each [`Sequence`]'s keys and values in blocks; `sampling` turns logits into a
-//! token; `generate` is the loop that answers; `perplexity` scores text; `limits` knows what memory there is.
+//! token; `generate` is the loop that answers, `batch` the one that answers many; `scoring` gives log-likelihoods of many
+//! continuations, `perplexity` that of a text; `limits` knows what memory there is.
 //!
 //! **Invariant.** A request's result is a function of the request alone: same weights, ids, options and seed, same tokens,
 //! whatever ran before and however many threads there are.

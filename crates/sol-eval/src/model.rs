@@ -34,6 +34,9 @@ pub struct Local<'a> {
 /// Tokens to generate where a task does not say.
 const MAX_GEN_TOKS: usize = 256;
 
+/// Bytes of each end of a tensor that its model's fingerprint is made of.
+const SAMPLE: usize = 4096;
+
 impl<'a> Local<'a> {
     /// A model to be asked. As in the harness, texts get no BOS except with Gemma, which needs one.
     pub fn new(model: &'a mut LanguageModel) -> Self {
@@ -45,6 +48,29 @@ impl<'a> Local<'a> {
     pub fn cost(&self) -> Cost {
         let (computed, naive) = self.scorer.tokens();
         Cost { computed: self.cost.computed + computed, naive: self.cost.naive + naive, ..self.cost }
+    }
+
+    /// Tells this model's answers from another's: a hash of what every tensor is called, how it is stored and how its data begin and
+    /// end, of the tokens, and of the settings that change numbers. (The number of threads changes none.)
+    pub fn fingerprint(&mut self) -> String {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        if let Ok(tokenizer) = self.model.tokenizer() {
+            let tokens = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id));
+            tokens.for_each(|token| hash.update(format!("{token}\n")));
+        }
+        let (context, add_bos, eos) = (self.model.context(), self.add_bos, self.eos());
+        let engine = self.model.engine();
+        for tensor in engine.model().checkpoint().tensors() {
+            let bytes = tensor.bytes();
+            let sample = SAMPLE.min(bytes.len());
+            hash.update(format!("{} {:?} {:?};", tensor.name, tensor.dtype, tensor.shape));
+            hash.update(&bytes[..sample]);
+            hash.update(&bytes[bytes.len() - sample..]);
+        }
+        let spec = engine.model().spec();
+        hash.update(format!("context {context}, keys {:?}, bos {add_bos}, eos {eos:?}, {spec:?}", engine.kv_type()));
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The text of the token that ends a text, at which generated answers are cut.
@@ -91,10 +117,14 @@ impl<'a> Local<'a> {
                 continue;
             };
             answers.push((vec![(0.0, false); choices.len()], choices.len()));
+            // The same for all choices: tokenising is not free.
+            let context = self.encode(rstrip(&document.context))?.len();
+            let mut truncated = false;
             for (k, choice) in choices.iter().enumerate() {
-                scorings.push(self.split(document, choice)?);
+                scorings.push(self.split(document, context, choice, &mut truncated)?);
                 places.push((i, k));
             }
+            self.cost.truncated += u64::from(truncated);
         }
         self.scorer.score(self.model.engine(), &scorings, stop, &mut |at, score| {
             let (i, k) = places[at];
@@ -113,9 +143,8 @@ impl<'a> Local<'a> {
     }
 
     /// A context's and a continuation's tokens as the harness splits them: spaces that end the context go to the continuation, both
-    /// are tokenised as one text, and the context's length alone says where the continuation begins.
-    fn split(&mut self, document: &Document, continuation: &str) -> Result<Scoring> {
-        let context = rstrip(&document.context);
+    /// are tokenised as one text, and the length of the context alone, in tokens, says where the continuation begins.
+    fn split(&self, document: &Document, context: usize, continuation: &str, truncated: &mut bool) -> Result<Scoring> {
         let problem = |problem: &str| Error::Document {
             task: document.task.to_string(),
             doc_id: document.doc_id,
@@ -129,7 +158,7 @@ impl<'a> Local<'a> {
             ([&[first], &tokens[..]].concat(), length)
         } else {
             let whole = self.encode(&(document.context.clone() + continuation))?;
-            let length = whole.len().saturating_sub(self.encode(context)?.len());
+            let length = whole.len().saturating_sub(context);
             (whole, length)
         };
         if length == 0 || tokens.len() <= length {
@@ -140,7 +169,7 @@ impl<'a> Local<'a> {
             if length >= longest {
                 return Err(problem("the continuation does not fit the context"));
             }
-            self.cost.truncated += 1;
+            *truncated = true;
             tokens.drain(..tokens.len() - longest);
         }
         Ok(Scoring { tokens, continuation: length })

@@ -53,8 +53,8 @@ impl Default for Settings<'_> {
 pub struct Prepared {
     task: Arc<Task>,
     env: Environment<'static>,
-    rows: Vec<Map<String, Value>>,
-    examples: Vec<Map<String, Value>>,
+    rows: Vec<Row>,
+    examples: Vec<Row>,
     n_shot: usize,
     random: Shared,
 }

@@ -280,7 +280,8 @@ pub(crate) fn exit_code(result: Result<ExitCode>) -> ExitCode {
         Err(error) if error.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("sol: {}", sentence(&error)));
-            let interrupted = matches!(error.downcast_ref(), Some(sol_engine::Error::Interrupted));
+            let interrupted = matches!(error.downcast_ref(), Some(sol_engine::Error::Interrupted))
+                || matches!(error.downcast_ref(), Some(sol_eval::Error::Interrupted));
             if interrupted { ExitCode::from(ctrl_c::EXIT_CODE) } else { ExitCode::FAILURE }
         }
     }

@@ -79,8 +79,8 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Answers that are generated together [default: as many of 16 as memory has room for]
-    #[arg(long, value_name = "N")]
-    batch_size: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    batch_size: Option<u16>,
 }
 
 fn limit(text: &str) -> Result<f64, String> {
@@ -137,16 +137,17 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     if let Some(dir) = &args.output {
         std::fs::create_dir_all(dir).with_context(|| format!("can not make the folder {}", dir.display()))?;
     }
+    let origins = origins(&data, &prepared, &bars)?;
     let recorded = args.answers.as_deref().map(Recorded::open).transpose()?;
-    let fingerprint = match &model {
-        Some(model) if asks => Some(fingerprint(&args, model, output)?),
-        _ => None,
-    };
+    let mut local = model.as_mut().filter(|_| asks).map(Local::new);
+    let fingerprint = local.as_mut().map(|local| match args.run.rope_factors {
+        None => local.fingerprint(),
+        Some(_) => format!("{}, rope factors {:?}", local.fingerprint(), args.run.options().rope_factors),
+    });
     let mut log = match (&args.output, &fingerprint) {
         (Some(dir), Some(fingerprint)) => Some(AnswerLog::open(&dir.join("answers.jsonl"), fingerprint)?),
         _ => None,
     };
-    let mut local = model.as_mut().filter(|_| asks).map(Local::new);
     let ctrl_c = CtrlC::install(Patience::None)?;
     let stop = ctrl_c.interrupt();
     let start = Instant::now();
@@ -165,8 +166,9 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         });
         drop(meter);
         results.push(match (result, &args.output) {
-            (Err(sol_eval::Error::Interrupted), Some(dir)) => {
-                bail!("interrupted; the answers so far are in {}: the same command goes on from there", dir.display())
+            (Err(error @ sol_eval::Error::Interrupted), Some(dir)) => {
+                note(output, &format!("the answers so far are in {}: the same command goes on from there", dir.display()));
+                return Err(error.into());
             }
             (result, _) => result?,
         });
@@ -174,12 +176,13 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let groups = groups(&registry, &results);
     let cost = local.as_ref().map(Local::cost).unwrap_or_default();
     let mut json = to_json(&results, &groups);
-    json.insert("model".into(), fingerprint.map_or(Value::Null, Value::String));
+    json.insert("model".into(), if asks { args.run.model.model.clone().into() } else { Value::Null });
+    json.insert("model_fingerprint".into(), fingerprint.into());
     json.insert("chat".into(), args.apply_chat_template.clone().into());
     json.insert("fewshot_as_multiturn".into(), args.fewshot_as_multiturn.into());
     json.insert("system_instruction".into(), args.system_instruction.clone().into());
     json.insert("fewshot_seed".into(), args.fewshot_seed.into());
-    json.insert("data".into(), origins(&data, &prepared, &bars)?);
+    json.insert("data".into(), origins);
     json.insert("version".into(), env!("CARGO_PKG_VERSION").into());
     json.insert(
         "cost".into(),
@@ -228,7 +231,7 @@ fn open_model(args: &Args, output: &Output) -> Result<LanguageModel> {
     let spec = sol_model::describe(&checkpoint)?.spec;
     let context = options.context.unwrap_or(CONTEXT.min(spec.context));
     options.context = Some(context);
-    options.sequences = args.batch_size.or_else(|| {
+    options.sequences = args.batch_size.map(usize::from).or_else(|| {
         let kv = options.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(&checkpoint));
         let limits = sol_engine::Limits::now();
         let fits = |n: &usize| {
@@ -240,39 +243,15 @@ fn open_model(args: &Args, output: &Output) -> Result<LanguageModel> {
     open(&path, options, output)
 }
 
-/// Tells a model's answers from another's: its files and what changes its numbers.
-fn fingerprint(args: &Args, model: &LanguageModel, output: &Output) -> Result<String> {
-    let path = args.run.model.resolve(output)?;
-    let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
-    let bytes = if path.is_dir() {
-        let files = std::fs::read_dir(&path)?.filter_map(|entry| entry.ok());
-        files.map(|entry| size(&entry.path())).sum()
-    } else {
-        size(&path)
-    };
-    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let options = args.run.options();
-    Ok(format!(
-        "{name}, {bytes} bytes, ctx {}, kv {:?}, window {}, rope factors {:?}",
-        model.context(),
-        options.kv_type,
-        !options.no_window,
-        options.rope_factors
-    ))
-}
-
 fn write_requests(file: &Path, prepared: &[Prepared], settings: &Settings<'_>) -> Result<ExitCode> {
     let shown = || format!("can not write {}", file.display());
     let mut out = BufWriter::new(File::create(file).with_context(shown)?);
     for prepared in prepared {
-        let mut written = Ok(());
-        prepared.documents(settings, &mut |document| {
-            if written.is_ok() {
-                written = writeln!(out, "{}", request_line(&document));
-            }
-            Ok(())
-        })?;
-        written.with_context(shown)?;
+        let written = prepared.documents(settings, &mut |document| {
+            let io = |source| sol_eval::Error::Io { path: file.into(), source };
+            writeln!(out, "{}", request_line(&document)).map_err(io)
+        });
+        written?;
     }
     out.flush().with_context(shown)?;
     Ok(ExitCode::SUCCESS)

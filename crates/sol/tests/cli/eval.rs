@@ -89,6 +89,18 @@ fn a_run_goes_on_where_it_was_and_its_answers_can_be_scored_again() {
     let solar = fixture("solar-tiny");
     let wrong = machine.run(&arguments(&solar, &["--tasks", "colours", "--output", "out"]));
     assert!(wrong.code == Some(1) && wrong.stderr.contains("another model"), "{wrong:?}");
+    // Nor are those of other weights in a file of the same name and size.
+    let file = machine.dir.path().join("same.gguf");
+    let mut weights = fs::read(fixture("chat-tiny.gguf")).unwrap();
+    let same = |weights: &[u8]| {
+        fs::write(&file, weights).unwrap();
+        machine.run(&arguments("same.gguf", &["--tasks", "colours", "--output", "weights"]))
+    };
+    same(&weights).ok();
+    same(&weights).ok();
+    *weights.last_mut().unwrap() ^= 1;
+    let wrong = same(&weights);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("another model"), "{wrong:?}");
     let shown = run(&["--tasks", "colours", "--output", "out", "--limit", "3"]);
     assert!(shown.stdout.contains("colours (first 3 of 12)"), "{}", shown.stdout);
 }
