@@ -22,6 +22,8 @@ pub struct Prompt {
     pub max_tokens: usize,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// Whether special tokens (but the one that ends the turn) are part of the text.
+    pub keep_special: bool,
 }
 
 /// An answer.
@@ -198,7 +200,7 @@ impl LanguageModel {
             index,
             prompt,
             sampler,
-            stream: self.tokenizer()?.stream(true),
+            stream: self.tokenizer()?.stream(!prompt.keep_special),
             stops: StopStrings::new(&prompt.stop),
             reply: Reply { ids: Vec::new(), text: String::new(), finish: Finish::MaxTokens },
             next: None,

@@ -22,25 +22,72 @@ pub struct Document {
 }
 
 /// What is asked about a context.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// The log-likelihood of each of these continuations (with their leading delimiter). `loglikelihood`.
     Choices(Vec<String>),
-    /// A continuation. `generate_until`.
+    /// Continuations: one, or as many as `n_samples` says. `generate_until`.
     Generate(GenKwargs),
+    /// The log-likelihood of the context itself, after nothing. `loglikelihood_rolling`.
+    Rolling,
 }
 
-/// How to generate, in the harness's words and their order: `until`, `max_gen_toks`, `do_sample`, `temperature`, `top_p`, ….
+/// How to generate, in the harnesses' words and their order: `until`, `max_gen_toks` (most new tokens), `do_sample`, `temperature`,
+/// `top_p`, `top_k`, …; and `max_length` (most tokens with the prompt's) and `n_samples` (texts wanted) where programs are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenKwargs(pub Map<String, Value>);
+
+/// Most new tokens where a task does not say.
+const MAX_GEN_TOKS: usize = 256;
+
+impl GenKwargs {
+    /// A number among them.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        self.0.get(key).and_then(Value::as_f64)
+    }
+
+    /// Texts that end an answer; one text may stand for a list of it.
+    pub fn until(&self) -> impl Iterator<Item = &str> {
+        let until = self.0.get("until");
+        let one = until.and_then(Value::as_str);
+        let many = until.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        one.into_iter().chain(many).filter(|text| !text.is_empty())
+    }
+
+    /// Most new tokens after a prompt of so many.
+    pub fn max_tokens(&self, prompt: usize) -> usize {
+        match self.number("max_length") {
+            Some(whole) => (whole as usize).saturating_sub(prompt).max(1),
+            None => self.number("max_gen_toks").map_or(MAX_GEN_TOKS, |n| n as usize),
+        }
+    }
+
+    /// How many texts are wanted.
+    pub fn samples(&self) -> usize {
+        self.number("n_samples").map_or(1, |n| (n as usize).max(1))
+    }
+
+    /// 0 where the likeliest token is to be taken.
+    pub fn temperature(&self) -> f64 {
+        let samples = self.0.get("do_sample").and_then(Value::as_bool).unwrap_or(false);
+        if samples { self.number("temperature").unwrap_or(1.0) } else { 0.0 }
+    }
+
+    /// Whether these are programs: whole texts with their special tokens, after a prompt that begins as the tokenizer wants it.
+    pub fn programs(&self) -> bool {
+        self.0.contains_key("max_length")
+    }
+}
 
 /// A model's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// To [`Ask::Choices`]: natural log-likelihood, and whether greedy decoding would say just that.
     Choices(Vec<(f64, bool)>),
-    /// To [`Ask::Generate`]: the text up to the end of the answer.
-    Text(String),
+    /// To [`Ask::Generate`]: each text up to its end.
+    Texts(Vec<String>),
+    /// To [`Ask::Rolling`]: natural log-likelihood of the whole text.
+    Rolling(f64),
 }
 
 /// A figure that a document earned.
@@ -52,8 +99,19 @@ pub struct Figure {
     pub metric: String,
     /// How well.
     pub value: f64,
-    /// Where a document has several parts that are averaged together: how many; `value` is their sum.
-    pub parts: Option<usize>,
+    /// What `value` counts for in the task's figure.
+    pub share: Share,
+}
+
+/// What a document's figure counts for in its task's.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Share {
+    /// One of the mean.
+    Document,
+    /// Each of these flags one of the mean; `value` is how many are true.
+    Flags(Vec<bool>),
+    /// `value` is a log-likelihood, of so many words or bytes.
+    Units(f64),
 }
 
 /// What a document earned and what was made of the answer on the way.

@@ -50,6 +50,12 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A task whose answers are programs, and nobody to run them.
+    #[error("task '{task}' runs programs that a model wrote; say --allow-code-execution if it may")]
+    Execution {
+        /// Which task.
+        task: String,
+    },
     /// A file could not be read or written.
     #[error("{}: {source}", .path.display())]
     Io {

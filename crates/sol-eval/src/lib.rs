@@ -4,7 +4,8 @@
 //! Read in this order: [`document`] (what crosses every border of this crate: a document with its question, a model's answer, the
 //! figures it earns), [`task`] (a benchmark as data: where its rows are, how a row becomes a prompt, what is measured), [`data`]
 //! (rows from a folder or from the hub), [`prompt`] (rows to documents), [`model`] (who answers), [`log`] (answers on disk),
-//! [`metrics`] (answers to figures), [`results`] (figures to tables), [`run`] (a task from rows to figures).
+//! [`metrics`] (answers to figures), [`results`] (figures to tables), [`samples`] (every document on disk), [`run`] (a task from
+//! rows to figures).
 //!
 //! This crate knows no terminal.
 
@@ -18,6 +19,7 @@ pub mod prompt;
 pub mod python;
 pub mod results;
 pub mod run;
+pub mod samples;
 pub mod task;
 
 pub use error::Error;

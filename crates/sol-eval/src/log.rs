@@ -37,7 +37,7 @@ impl Recorded {
             let (Some(task), Some(doc_id)) = (line["task"].as_str(), line["doc_id"].as_u64()) else {
                 return Err(broken("has no `task` or no `doc_id`".into()));
             };
-            let answer = answer(&line).ok_or_else(|| broken("has neither `responses` nor a text `raw`".into()))?;
+            let answer = answer(&line).ok_or_else(|| broken("has neither `responses` nor `raw` nor `resps`".into()))?;
             answers.insert((task.to_owned(), doc_id), (answer, line["prompt_hash"].as_str().map(str::to_owned)));
         }
         Ok(Self { file: file.into(), answers })
@@ -59,12 +59,44 @@ impl Recorded {
     }
 }
 
+/// An answer in one of the forms that lines have: `raw` (a text or a list of texts), `responses` (`[[log-likelihood, greedy], …]`, a number for
+/// a whole text), or `resps` as in the harness's logs of samples, whose every value may be a text in Python's spelling.
 fn answer(line: &Value) -> Option<Answer> {
-    if let Some(text) = line["raw"].as_str() {
-        return Some(Answer::Text(text.to_owned()));
+    match &line["raw"] {
+        Value::String(text) => return Some(Answer::Texts(vec![text.clone()])),
+        Value::Array(texts) => return texts.iter().map(|t| Some(t.as_str()?.to_owned())).collect::<Option<_>>().map(Answer::Texts),
+        _ => {}
     }
-    let pair = |pair: &Value| Some((pair[0].as_f64().unwrap_or(f64::NAN), pair[1].as_bool()?));
-    line["responses"].as_array()?.iter().map(pair).collect::<Option<_>>().map(Answer::Choices)
+    match &line["responses"] {
+        Value::Array(pairs) => return pairs.iter().map(pair).collect::<Option<_>>().map(Answer::Choices),
+        Value::Number(sum) => return sum.as_f64().map(Answer::Rolling),
+        _ => {}
+    }
+    // A list of each request's repeated answers.
+    let requests = line["resps"].as_array()?;
+    match &requests.first()?[0] {
+        Value::Array(_) => requests.iter().map(|request| pair(&request[0])).collect::<Option<_>>().map(Answer::Choices),
+        Value::Number(sum) => sum.as_f64().map(Answer::Rolling),
+        Value::String(_) => {
+            let texts = requests.iter().flat_map(|r| r.as_array().into_iter().flatten());
+            texts.map(|text| Some(text.as_str()?.to_owned())).collect::<Option<_>>().map(Answer::Texts)
+        }
+        _ => None,
+    }
+}
+
+fn pair(pair: &Value) -> Option<(f64, bool)> {
+    let score = match &pair[0] {
+        Value::String(text) => text.parse().ok()?,
+        // NaN and infinities are none in JSON.
+        number => number.as_f64().unwrap_or(f64::NAN),
+    };
+    let greedy = pair[1].as_bool().or_else(|| match pair[1].as_str()? {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => None,
+    })?;
+    Some((score, greedy))
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -127,7 +159,11 @@ impl AnswerLog {
         line.insert("doc_id".into(), document.doc_id.into());
         match answer {
             Answer::Choices(scores) => line.insert("responses".into(), json!(scores)),
-            Answer::Text(text) => line.insert("raw".into(), text.as_str().into()),
+            Answer::Rolling(sum) => line.insert("responses".into(), json!(sum)),
+            Answer::Texts(texts) => match &texts[..] {
+                [text] => line.insert("raw".into(), text.as_str().into()),
+                texts => line.insert("raw".into(), texts.into()),
+            },
         };
         self.write(&Value::Object(line))
     }

@@ -1,14 +1,18 @@
 //! Answers to figures, as the harness reckons them.
 
+mod eq_bench;
 mod ifeval;
+mod programs;
 
 use std::sync::PoisonError;
 
 use regex::Regex;
 use serde_json::Value;
 
-use crate::document::{Answer, Ask, Document, Figure, Scored};
+use crate::data::Row;
+use crate::document::{Answer, Ask, Document, Figure, GenKwargs, Scored, Share};
 use crate::prompt::Shared;
+use crate::python::text;
 use crate::task::{ExactMatch, Judge, Kind, Task};
 use crate::{Error, Result};
 
@@ -18,14 +22,25 @@ pub struct Metrics<'a> {
     filters: Vec<(&'a str, Regex, bool)>,
     ignore: Vec<Regex>,
     random: Shared,
+    execute: Option<&'a Execute<'a>>,
 }
+
+/// Runs programs and says of each `passed`, or what went wrong.
+pub type Execute<'a> = dyn Fn(&[String]) -> Result<Vec<String>> + 'a;
+
+/// What [`Execute`] says of a program that is right.
+pub const PASSED: &str = "passed";
 
 /// What a filter makes of a text without a match.
 const INVALID: &str = "[invalid]";
 
 impl<'a> Metrics<'a> {
-    /// Refuses expressions that are none. IFEval draws from the run's generator.
-    pub fn new(task: &'a Task, random: &Shared) -> Result<Self> {
+    /// Refuses expressions that are none, and a task whose answers are programs where nobody runs them. IFEval draws from the run's
+    /// generator.
+    pub fn new(task: &'a Task, random: &Shared, execute: Option<&'a Execute<'a>>) -> Result<Self> {
+        if task.judge == Some(Judge::Programs) && execute.is_none() {
+            return Err(Error::Execution { task: task.name.clone() });
+        }
         let compile = |source: &str| {
             let problem = |e: regex::Error| Error::TaskFile { file: task.name.clone(), problem: e.to_string() };
             Regex::new(source).map_err(problem)
@@ -37,6 +52,7 @@ impl<'a> Metrics<'a> {
             filters: filters.collect::<Result<_>>()?,
             ignore: ignore.iter().map(|source| compile(source)).collect::<Result<_>>()?,
             random: random.clone(),
+            execute,
         })
     }
 
@@ -53,16 +69,24 @@ impl<'a> Metrics<'a> {
                 }
                 Ok(Scored { filtered: Vec::new(), figures: self.choices(choices, &document.target, scores) })
             }
-            (Kind::GenerateUntil, Ask::Generate(kwargs), Answer::Text(text)) => {
-                let until = kwargs.0.get("until").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-                let mut text = text.as_str();
-                for stop in until.chain(eos).filter(|stop| !stop.is_empty()) {
-                    text = text.split(stop).next().unwrap_or_default();
+            (Kind::GenerateUntil, Ask::Generate(kwargs), Answer::Texts(texts)) => {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                if self.task.judge == Some(Judge::Programs) {
+                    return self.programs(document, kwargs, &texts, eos);
                 }
+                let [text] = texts[..] else { return Err(problem(format!("{} texts, where one was asked for", texts.len()))) };
+                let text = kwargs.until().chain(eos).fold(text, |text, stop| text.split(stop).next().unwrap_or_default());
                 match self.task.judge {
                     None => Ok(self.text(text, &document.target)),
-                    Some(Judge::Ifeval) => self.instructions(document, text).map_err(problem),
+                    Some(Judge::EqBench) => self.emotions(document, text).map_err(problem),
+                    Some(_) => self.instructions(document, text).map_err(problem),
                 }
+            }
+            (Kind::LoglikelihoodRolling, Ask::Rolling, Answer::Rolling(sum)) => {
+                if sum.is_nan() {
+                    return Err(problem("the model gave a log-likelihood that is no number".into()));
+                }
+                Ok(self.rolling(document, *sum))
             }
             _ => Err(problem("the answer is of another kind than the question".into())),
         }
@@ -81,7 +105,7 @@ impl<'a> Metrics<'a> {
                 "acc_norm" => first_maximum(scores.iter().zip(lengths.clone()).map(|((score, _), length)| score / length)),
                 _ => first_maximum(scores.iter().map(|(score, _)| *score)),
             };
-            Figure { filter: "none".into(), metric: name.clone(), value: f64::from(u8::from(gold == Some(right))), parts: None }
+            Figure { filter: "none".into(), metric: name.clone(), value: f64::from(u8::from(gold == Some(right))), share: Share::Document }
         };
         self.task.metrics.iter().map(metric).collect()
     }
@@ -97,7 +121,7 @@ impl<'a> Metrics<'a> {
         for (filter, answer) in answers {
             let equal = self.normal(&answer) == self.normal(&target);
             let value = f64::from(u8::from(equal));
-            scored.figures.push(Figure { filter: filter.clone(), metric: "exact_match".into(), value, parts: None });
+            scored.figures.push(Figure { filter: filter.clone(), metric: "exact_match".into(), value, share: Share::Document });
             scored.filtered.push((filter, answer));
         }
         scored
@@ -109,13 +133,56 @@ impl<'a> Metrics<'a> {
         let mut figures = Vec::new();
         for (name, flags) in [("strict", flags.strict), ("loose", flags.loose)] {
             let sum = flags.iter().filter(|flag| **flag).count();
-            let mut figure = |level: &str, value: f64, parts| {
-                figures.push(Figure { filter: "none".into(), metric: format!("{level}_level_{name}_acc"), value, parts });
+            let mut figure = |level: &str, value: f64, share| {
+                figures.push(Figure { filter: "none".into(), metric: format!("{level}_level_{name}_acc"), value, share });
             };
-            figure("prompt", f64::from(u8::from(sum == flags.len())), None);
-            figure("inst", sum as f64, Some(flags.len()));
+            figure("prompt", f64::from(u8::from(sum == flags.len())), Share::Document);
+            figure("inst", sum as f64, Share::Flags(flags));
         }
         Ok(Scored { filtered: Vec::new(), figures })
+    }
+
+    fn emotions(&self, document: &Document, text: &str) -> Result<Scored, String> {
+        let empty = Row::new();
+        let (score, read) = eq_bench::score(document.row.as_object().unwrap_or(&empty), text)?;
+        let figure =
+            |metric: &str, value| Figure { filter: "none".into(), metric: metric.into(), value, share: Share::Document };
+        let figures = vec![figure("eqbench", score), figure("percent_parseable", if read { 100.0 } else { 0.0 })];
+        Ok(Scored { filtered: Vec::new(), figures })
+    }
+
+    fn programs(&self, document: &Document, kwargs: &GenKwargs, texts: &[&str], eos: Option<&str>) -> Result<Scored> {
+        let tests = document.target.as_str().unwrap_or_default();
+        let eos = || eos.into_iter().filter(|eos| !eos.is_empty());
+        let program = |text: &&str| programs::program(&document.context, text, kwargs.until().chain(eos()), tests);
+        let programs: Vec<String> = texts.iter().map(program).collect();
+        let Some(execute) = self.execute else { return Err(Error::Execution { task: self.task.name.clone() }) };
+        let verdicts = execute(&programs)?;
+        let right = verdicts.iter().filter(|verdict| *verdict == PASSED).count();
+        let figure = |k: usize| Figure {
+            filter: "none".into(),
+            metric: format!("pass@{k}"),
+            value: programs::pass_at(k, texts.len(), right),
+            share: Share::Document,
+        };
+        let figures = [1, 10, 100].into_iter().filter(|k| *k <= texts.len()).map(figure).collect();
+        let filtered = verdicts.into_iter().map(|verdict| ("verdict".to_owned(), verdict)).collect();
+        Ok(Scored { filtered, figures })
+    }
+
+    /// What is counted is the target, where a task has one: the text before it was made into the one that is scored.
+    fn rolling(&self, document: &Document, sum: f64) -> Scored {
+        let text = document.target.as_str().filter(|target| !target.is_empty()).unwrap_or(&document.context);
+        let words = text::pieces(text) as f64;
+        let bytes = text.len() as f64;
+        let figure = |metric: &str, units| Figure {
+            filter: "none".into(),
+            metric: metric.into(),
+            value: sum,
+            share: Share::Units(units),
+        };
+        let figures = vec![figure("word_perplexity", words), figure("byte_perplexity", bytes), figure("bits_per_byte", bytes)];
+        Scored { filtered: Vec::new(), figures }
     }
 
     fn normal(&self, text: &str) -> String {
@@ -141,7 +208,7 @@ fn extract(regex: &Regex, last: bool, text: &str) -> String {
     let Some(found) = found else { return INVALID.into() };
     let whole = found.get(0).map_or("", |m| m.as_str());
     let group = found.iter().skip(1).flatten().map(|m| m.as_str()).find(|group| !group.is_empty());
-    crate::python::text::strip(if found.len() > 1 { group.unwrap_or("") } else { whole }).to_owned()
+    text::strip(if found.len() > 1 { group.unwrap_or("") } else { whole }).to_owned()
 }
 
 fn first_maximum(values: impl Iterator<Item = f64>) -> usize {

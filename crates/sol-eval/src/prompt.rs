@@ -81,17 +81,19 @@ impl Prepared {
         };
         let fixed = task.fewshot.n == 0 && task.fewshot.sampler == SamplerKind::FirstN;
         let n_shot = if fixed { 0 } else { settings.num_fewshot.unwrap_or(task.fewshot.n) };
-        let examples = match n_shot {
+        let env = environment(task, Arc::clone(random))?;
+        let mut examples = match n_shot {
             0 => Vec::new(),
             _ if !task.samples.is_empty() => task.samples.clone(),
             _ => read(EXAMPLES)?,
         };
+        only(task, &env, &mut examples)?;
         if examples.len() < n_shot {
             let problem = format!("{n_shot} examples were asked for, but there are {}", examples.len());
             return Err(Error::NoData { task: task.name.clone(), problem });
         }
         let mut rows = read(ROWS)?;
-        let env = environment(task, Arc::clone(random))?;
+        only(task, &env, &mut rows)?;
         {
             let derive = Derived::new(task, &env)?;
             for (doc_id, row) in rows.iter_mut().enumerate() {
@@ -141,7 +143,7 @@ impl Prepared {
         let derive = Derived::new(task, &self.env)?;
         let choices = match task.kind {
             Kind::MultipleChoice => Some(expression(task, &self.env, &task.choices)?),
-            Kind::GenerateUntil => None,
+            Kind::GenerateUntil | Kind::LoglikelihoodRolling => None,
         };
         let question = Question { task, env: &self.env, choices };
         let mut random = Random::new(settings.fewshot_seed);
@@ -229,6 +231,9 @@ impl Question<'_> {
     }
 
     fn shot(&self, i: usize, example: &Row) -> Result<Shot> {
+        if self.task.example.is_some() {
+            return Ok(Shot { question: self.render("example", i, example)?, answer: String::new() });
+        }
         let question = self.render("text", i, example)?;
         let answer = match self.target(i, example)? {
             Value::String(text) => text,
@@ -271,11 +276,28 @@ impl Question<'_> {
         };
         let ask = match self.choices(doc_id, row)? {
             Some(choices) => Ask::Choices(choices.into_iter().map(|choice| format!(" {choice}")).collect()),
+            None if task.kind == Kind::LoglikelihoodRolling => Ask::Rolling,
             None => Ask::Generate(GenKwargs(task.generate.clone())),
         };
         let target = self.target(doc_id, row)?;
         Ok(Document { task: task.name.as_str().into(), doc_id, row: Arc::new(Value::Object(row.clone())), context, ask, target })
     }
+}
+
+/// Keeps the rows for which the task's condition holds.
+fn only(task: &Task, env: &Environment<'static>, rows: &mut Vec<Row>) -> Result<()> {
+    let Some(condition) = &task.only else { return Ok(()) };
+    let condition = expression(task, env, condition)?;
+    let mut kept = Vec::new();
+    for (doc_id, row) in std::mem::take(rows).into_iter().enumerate() {
+        let holds = condition.eval(row_context(&row));
+        let problem = |e| Error::Document { task: task.name.clone(), doc_id, problem: sentence(&e) };
+        if holds.map_err(problem)?.is_true() {
+            kept.push(row);
+        }
+    }
+    *rows = kept;
+    Ok(())
 }
 
 /// A task's derived columns, compiled.
@@ -334,7 +356,8 @@ fn environment(task: &Task, random: Shared) -> Result<Environment<'static>> {
         random.lock().unwrap_or_else(PoisonError::into_inner).shuffle(&mut list);
         list
     });
-    for (name, source) in [("text", &task.text), ("target", &task.target)] {
+    let templates = [("text", Some(&task.text)), ("target", Some(&task.target)), ("example", task.example.as_ref())];
+    for (name, source) in templates.into_iter().filter_map(|(name, source)| Some((name, source?))) {
         let added = env.add_template_owned(name, source.clone());
         added.map_err(|e| Error::TaskFile { file: task.name.clone(), problem: format!("{name}: {e}") })?;
     }
@@ -361,6 +384,7 @@ pub fn request_line(document: &Document) -> String {
     let (kind, key, asked) = match &document.ask {
         Ask::Choices(choices) => ("loglikelihood", "continuations", choices.clone().into()),
         Ask::Generate(kwargs) => ("generate_until", "gen_kwargs", Value::Object(kwargs.0.clone())),
+        Ask::Rolling => ("loglikelihood_rolling", "continuations", Value::Array(Vec::new())),
     };
     line.insert("request_type".into(), kind.into());
     line.insert("context".into(), document.context.as_str().into());

@@ -1,20 +1,33 @@
 //! A task from its rows to its figures.
 
+use crate::Result;
 use crate::document::{Answer, Document, Scored};
+use crate::Error;
 use crate::log::{AnswerLog, Recorded};
-use crate::metrics::Metrics;
-use crate::model::Local;
+use crate::metrics::{Execute, Metrics};
+use crate::model::Model;
 use crate::prompt::{Prepared, Settings};
-use crate::results::{TaskResult, aggregate};
-use crate::task::Kind;
-use crate::{Error, Result};
+use crate::results::{TaskResult, Tally};
+use crate::task::{Judge, Kind};
 
 /// Who answers.
-pub enum Source<'a, 'm> {
-    /// The engine of this process, and where its answers are kept.
-    Model(&'a mut Local<'m>, Option<&'a mut AnswerLog>),
+pub enum Source<'a> {
+    /// A model, and where its answers are kept.
+    Model(&'a mut dyn Model, Option<&'a mut AnswerLog>),
     /// A file; what ends its answers.
     Recorded(&'a Recorded, &'a str),
+}
+
+/// Who hears of a run's progress.
+pub trait Listener {
+    /// An answer came; `known` where an earlier run had asked.
+    fn answered(&mut self, known: bool);
+
+    /// The figures so far, of documents in any order.
+    fn scored(&mut self, scored: &Scored);
+
+    /// A document is done; in their order.
+    fn done(&mut self, document: &Document, answer: &Answer, scored: &Scored) -> Result<()>;
 }
 
 /// Documents that are asked at once. Rows are few beside their prompts, so memory stays flat however long a test is.
@@ -22,67 +35,86 @@ const WINDOW: usize = 256;
 /// Answers that are generated side by side drain at the end of a window, so those are longer.
 const GENERATED_WINDOW: usize = 4096;
 
-/// Asks a task's documents and scores the answers; `done` hears of every answer and whether the log had it.
+/// Asks a task's documents and scores the answers. `execute` runs the programs of tasks whose answers are some.
 pub fn run(
     prepared: &Prepared,
     settings: &Settings<'_>,
-    source: &mut Source<'_, '_>,
+    source: &mut Source<'_>,
+    execute: Option<&Execute<'_>>,
     stop: &dyn Fn() -> bool,
-    done: &mut dyn FnMut(bool),
+    listener: &mut dyn Listener,
 ) -> Result<TaskResult> {
     let task = prepared.task();
-    let metrics = Metrics::new(task, prepared.random())?;
+    let metrics = Metrics::new(task, prepared.random(), execute)?;
     let eos = match source {
         Source::Model(model, _) => model.eos(),
         Source::Recorded(_, eos) => Some((*eos).to_owned()),
     };
+    // IFEval draws from a generator, document after document.
+    let in_order = task.judge == Some(Judge::Ifeval);
     let size = if task.kind == Kind::GenerateUntil { GENERATED_WINDOW } else { WINDOW };
-    let mut scored = Vec::new();
+    let mut tally = Tally::new(task);
     let mut window: Vec<Document> = Vec::new();
-    let mut flush = |window: &mut Vec<Document>, scored: &mut Vec<Scored>| -> Result<()> {
-        let answers = answers(window, source, stop, done)?;
-        for (document, answer) in window.iter().zip(&answers) {
-            scored.push(metrics.score(document, answer, eos.as_deref())?);
+    let mut flush = |window: &mut Vec<Document>, tally: &mut Tally| -> Result<()> {
+        let mut scored: Vec<Option<Scored>> = vec![None; window.len()];
+        let score = |i: usize, answer: &Answer| metrics.score(&window[i], answer, eos.as_deref());
+        let answers = answers(window, source, stop, &mut |i, answer, known| {
+            listener.answered(known);
+            if !in_order {
+                listener.scored(scored[i].insert(score(i, answer)?));
+            }
+            Ok(())
+        })?;
+        for (i, answer) in answers.iter().enumerate() {
+            let scored = match scored[i].take() {
+                Some(scored) => scored,
+                None => score(i, answer)?,
+            };
+            if in_order {
+                listener.scored(&scored);
+            }
+            listener.done(&window[i], answer, &scored)?;
+            tally.push(&window[i], scored);
         }
         window.clear();
         Ok(())
     };
     prepared.documents(settings, &mut |document| {
         window.push(document);
-        if window.len() == size { flush(&mut window, &mut scored) } else { Ok(()) }
+        if window.len() == size { flush(&mut window, &mut tally) } else { Ok(()) }
     })?;
-    flush(&mut window, &mut scored)?;
-    Ok(TaskResult {
-        task: task.clone(),
-        n_shot: prepared.n_shot(),
-        original: prepared.len(),
-        effective: scored.len(),
-        figures: aggregate(&scored),
-    })
+    flush(&mut window, &mut tally)?;
+    Ok(tally.finish(prepared))
 }
 
 fn answers(
     documents: &[Document],
-    source: &mut Source<'_, '_>,
+    source: &mut Source<'_>,
     stop: &dyn Fn() -> bool,
-    done: &mut dyn FnMut(bool),
+    came: &mut dyn FnMut(usize, &Answer, bool) -> Result<()>,
 ) -> Result<Vec<Answer>> {
     let mut answers: Vec<Option<Answer>> = vec![None; documents.len()];
     match source {
         Source::Recorded(recorded, _) => {
-            for (document, answer) in documents.iter().zip(&mut answers) {
-                *answer = recorded.answer(document)?;
-                done(true);
+            for (i, document) in documents.iter().enumerate() {
+                if let Some(answer) = recorded.answer(document)? {
+                    came(i, &answer, true)?;
+                    answers[i] = Some(answer);
+                }
+                if stop() {
+                    return Err(Error::Interrupted);
+                }
             }
         }
         Source::Model(model, log) => {
             let mut open = Vec::new();
             for (i, document) in documents.iter().enumerate() {
-                answers[i] = log.as_ref().and_then(|log| log.answer(document));
-                if answers[i].is_some() {
-                    done(true);
-                } else {
-                    open.push(i);
+                match log.as_ref().and_then(|log| log.answer(document)) {
+                    Some(answer) => {
+                        came(i, &answer, true)?;
+                        answers[i] = Some(answer);
+                    }
+                    None => open.push(i),
                 }
             }
             let asked: Vec<Document> = open.iter().map(|i| documents[*i].clone()).collect();
@@ -90,8 +122,8 @@ fn answers(
                 if let Some(log) = log {
                     log.push(&asked[at], &answer)?;
                 }
+                came(open[at], &answer, false)?;
                 answers[open[at]] = Some(answer);
-                done(false);
                 Ok(())
             })?;
         }

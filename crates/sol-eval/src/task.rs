@@ -18,6 +18,8 @@ pub enum Kind {
     MultipleChoice,
     /// A continuation.
     GenerateUntil,
+    /// The log-likelihood of a text.
+    LoglikelihoodRolling,
 }
 
 /// Where rows are; [`Location`] says more of each.
@@ -57,17 +59,18 @@ pub struct Derive {
 }
 
 /// How examples are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SamplerKind {
     /// The first, the same for every document.
+    #[default]
     FirstN,
     /// Drawn anew for every document by a generator whose state goes on.
     Random,
 }
 
-/// Examples in front of a question.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// Examples in front of a question; none where a task says nothing.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fewshot {
     /// How many, where nobody says another number.
@@ -116,6 +119,10 @@ pub struct ExactMatch {
 pub enum Judge {
     /// Whether the instructions of IFEval are followed.
     Ifeval,
+    /// How close rated emotions come to those of the column `reference_answer_fullscale`.
+    EqBench,
+    /// Whether the prompt and the text are a program that passes the tests that are the target.
+    Programs,
 }
 
 /// A leaf task.
@@ -135,6 +142,8 @@ pub struct Task {
     pub data: Data,
     /// Which rows of the file.
     pub config: Option<String>,
+    /// A condition: the rows and examples for which it holds.
+    pub only: Option<String>,
     /// Text before the examples.
     pub description: String,
     /// Columns made of others, in order.
@@ -145,6 +154,8 @@ pub struct Task {
     pub choices: String,
     /// Template of the right answer.
     pub target: String,
+    /// Template of an example with its answer, where it is not the question and the right answer.
+    pub example: Option<String>,
     /// Examples in front of a question.
     pub fewshot: Fewshot,
     /// Examples that the task brings.
@@ -153,6 +164,8 @@ pub struct Task {
     pub generate: Map<String, Value>,
     /// `acc`, `acc_norm`.
     pub metrics: Vec<String>,
+    /// A column by whose values figures are told apart too.
+    pub by: Option<String>,
     /// Who judges a generated answer, where it is not compared with the target.
     pub judge: Option<Judge>,
     /// How a generated answer is compared with the target.
@@ -182,12 +195,14 @@ pub const ROWS: &str = "rows";
 pub const EXAMPLES: &str = "examples";
 
 /// A group's rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// Its name.
     pub name: String,
     /// Whether the harness prints a mean for it, weighted by its tasks' sizes.
     pub weighted: bool,
+    /// Version of its definition.
+    pub version: f64,
 }
 
 #[derive(Deserialize)]
@@ -195,8 +210,10 @@ pub struct Group {
 struct File {
     name: String,
     version: f64,
+    group_version: Option<f64>,
     kind: Kind,
     data: Data,
+    only: Option<String>,
     #[serde(default)]
     description: String,
     #[serde(default)]
@@ -204,7 +221,10 @@ struct File {
     text: String,
     #[serde(default)]
     choices: String,
+    #[serde(default)]
     target: String,
+    example: Option<String>,
+    #[serde(default)]
     fewshot: Fewshot,
     #[serde(default)]
     samples: Vec<Map<String, Value>>,
@@ -212,6 +232,7 @@ struct File {
     generate: Map<String, Value>,
     #[serde(default)]
     metrics: Vec<String>,
+    by: Option<String>,
     judge: Option<Judge>,
     #[serde(default)]
     exact_match: ExactMatch,
@@ -230,20 +251,24 @@ struct Leaf {
     group: Option<String>,
     config: Option<String>,
     rows: Option<Vec<String>>,
+    only: Option<String>,
     description: Option<String>,
     choices: Option<String>,
     samples: Option<Vec<Map<String, Value>>>,
 }
 
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 12] = [
     ("arc_challenge.toml", include_str!("../tasks/arc_challenge.toml")),
     ("bbh.toml", include_str!("../tasks/bbh.toml")),
+    ("eq_bench.toml", include_str!("../tasks/eq_bench.toml")),
     ("gpqa.toml", include_str!("../tasks/gpqa.toml")),
     ("gsm8k.toml", include_str!("../tasks/gsm8k.toml")),
     ("hellaswag.toml", include_str!("../tasks/hellaswag.toml")),
     ("ifeval.toml", include_str!("../tasks/ifeval.toml")),
+    ("mbpp.toml", include_str!("../tasks/mbpp.toml")),
     ("mmlu.toml", include_str!("../tasks/mmlu.toml")),
     ("mmlu_pro.toml", include_str!("../tasks/mmlu_pro.toml")),
+    ("mmlu_pro_generative.toml", include_str!("../tasks/mmlu_pro_generative.toml")),
     ("musr.toml", include_str!("../tasks/musr.toml")),
 ];
 
@@ -281,15 +306,18 @@ impl Registry {
             kind: file.kind,
             config: file.data.config.clone(),
             data: file.data,
+            only: file.only,
             description: file.description,
             derive: file.derive,
             text: file.text,
             choices: file.choices,
             target: file.target,
+            example: file.example,
             fewshot: file.fewshot,
             samples: file.samples,
             generate: file.generate,
             metrics: file.metrics,
+            by: file.by,
             judge: file.judge,
             exact_match: file.exact_match,
         };
@@ -302,6 +330,7 @@ impl Registry {
             task.name = leaf.name;
             task.config = leaf.config.or(task.config);
             task.data.rows = leaf.rows.unwrap_or(task.data.rows);
+            task.only = leaf.only.or(task.only);
             task.description = leaf.description.unwrap_or(task.description);
             task.choices = leaf.choices.unwrap_or(task.choices);
             task.samples = leaf.samples.unwrap_or(task.samples);
@@ -317,7 +346,8 @@ impl Registry {
             self.tasks.retain(|known| known.name != task.name);
             for name in &task.groups {
                 if !self.groups.iter().any(|group| group.name == *name) {
-                    self.groups.push(Group { name: name.clone(), weighted: file.weighted });
+                    let version = file.group_version.unwrap_or(file.version);
+                    self.groups.push(Group { name: name.clone(), weighted: file.weighted, version });
                 }
             }
             self.tasks.push(Arc::new(task));

@@ -15,6 +15,13 @@ pub fn rstrip(text: &str) -> &str {
     text.trim_end_matches(is_space)
 }
 
+/// `len(re.split(r"\s+", text))`: runs of space and one more.
+pub fn pieces(text: &str) -> usize {
+    let mut before = false;
+    let begins = text.chars().filter(|&c| !std::mem::replace(&mut before, is_space(c)) && is_space(c)).count();
+    begins + 1
+}
+
 /// Letters in title case, which are neither upper nor lower.
 fn is_title(c: char) -> bool {
     matches!(
@@ -59,6 +66,7 @@ mod tests {
     fn capitals_and_spaces_are_those_of_python() {
         assert_eq!(capitalize("hELLO World"), "Hello world");
         assert_eq!((capitalize("ßA"), capitalize("ǆX"), capitalize("")), ("Ssa".into(), "ǅx".into(), String::new()));
+        assert_eq!((pieces(""), pieces("a"), pieces(" a  b\n")), (1, 1, 4));
         assert_eq!((strip("\u{1c} a \n"), rstrip(" a\u{1f}")), ("a", " a"));
     }
 }

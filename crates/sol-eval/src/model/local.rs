@@ -1,0 +1,260 @@
+//! The engine of this process.
+
+use std::cell::RefCell;
+
+use sol_engine::{LanguageModel, Prompt, Sampling, Scorer, Scoring};
+use sol_text::Encode;
+
+use super::{Cost, Model};
+use crate::document::{Answer, Ask, Document, GenKwargs};
+use crate::python::text::rstrip;
+use crate::{Error, Result};
+
+/// A model in this process.
+pub struct Local<'a> {
+    model: &'a mut LanguageModel,
+    add_bos: bool,
+    scorer: Scorer,
+    cost: Cost,
+}
+
+/// Bytes of each end of a tensor that its model's fingerprint is made of.
+const SAMPLE: usize = 4096;
+
+impl<'a> Local<'a> {
+    /// A model to be asked. As in the harness, texts get no BOS except with Gemma, which needs one.
+    pub fn new(model: &'a mut LanguageModel) -> Self {
+        let add_bos = model.spec().architecture.contains("gemma");
+        Self { model, add_bos, scorer: Scorer::default(), cost: Cost::default() }
+    }
+
+    fn choices(&mut self, documents: &[Document], stop: &dyn Fn() -> bool, each: &mut dyn FnMut(usize, Answer)) -> Result<()> {
+        let mut scorings = Vec::new();
+        let mut places = Vec::new();
+        let mut answers: Vec<(Vec<(f64, bool)>, usize)> = Vec::with_capacity(documents.len());
+        for (i, document) in documents.iter().enumerate() {
+            let Ask::Choices(choices) = &document.ask else {
+                answers.push((Vec::new(), 0));
+                continue;
+            };
+            answers.push((vec![(0.0, false); choices.len()], choices.len()));
+            // The same for all choices: tokenising is not free.
+            let context = self.encode(rstrip(&document.context))?.len();
+            let mut truncated = false;
+            for (k, choice) in choices.iter().enumerate() {
+                scorings.push(self.split(document, context, choice, &mut truncated)?);
+                places.push((i, k));
+            }
+            self.cost.truncated += u64::from(truncated);
+        }
+        self.scorer.score(self.model.engine(), &scorings, stop, &mut |at, score| {
+            let (i, k) = places[at];
+            let (scores, missing) = &mut answers[i];
+            scores[k] = (score.log_likelihood, score.greedy);
+            *missing -= 1;
+            if *missing == 0 {
+                each(i, Answer::Choices(std::mem::take(scores)));
+            }
+        })?;
+        Ok(())
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.model.tokenizer()?.encode(text, Encode { add_bos: self.add_bos, parse_special: true })?)
+    }
+
+    /// A context's and a continuation's tokens as the harness splits them: spaces that end the context go to the continuation, both
+    /// are tokenised as one text, and the length of the context alone, in tokens, says where the continuation begins.
+    fn split(&self, document: &Document, context: usize, continuation: &str, truncated: &mut bool) -> Result<Scoring> {
+        let problem = |problem: &str| Error::Document {
+            task: document.task.to_string(),
+            doc_id: document.doc_id,
+            problem: format!("{problem}, continuation '{continuation}'"),
+        };
+        let (mut tokens, length) = if document.context.is_empty() {
+            let first = self.prefix(document)?;
+            let tokens = self.encode(continuation)?;
+            let length = tokens.len();
+            ([&[first], &tokens[..]].concat(), length)
+        } else {
+            let whole = self.encode(&(document.context.clone() + continuation))?;
+            let length = whole.len().saturating_sub(context);
+            (whole, length)
+        };
+        if length == 0 || tokens.len() <= length {
+            return Err(problem("nothing is left of the context or the continuation once both are tokens"));
+        }
+        let longest = self.model.context() + 1;
+        if tokens.len() > longest {
+            if length >= longest {
+                return Err(problem("the continuation does not fit the context"));
+            }
+            *truncated = true;
+            tokens.drain(..tokens.len() - longest);
+        }
+        Ok(Scoring { tokens, continuation: length })
+    }
+
+    /// Log-likelihoods of whole texts, in windows that fill the context and do not overlap in what they score, the first after the
+    /// token that begins a text.
+    fn rolling(&mut self, documents: &[Document], stop: &dyn Fn() -> bool, each: &mut dyn FnMut(usize, Answer)) -> Result<()> {
+        let mut scorings = Vec::new();
+        let mut places = Vec::new();
+        let mut answers: Vec<(f64, usize)> = vec![(0.0, 0); documents.len()];
+        let longest = self.model.context();
+        for (i, document) in documents.iter().enumerate().filter(|(_, d)| d.ask == Ask::Rolling) {
+            let tokens = [&[self.prefix(document)?][..], &self.encode(&document.context)?].concat();
+            let mut end = 1;
+            while end < tokens.len() {
+                let scored = (tokens.len() - end).min(longest);
+                end += scored;
+                scorings.push(Scoring { tokens: tokens[end.saturating_sub(longest + 1)..end].to_vec(), continuation: scored });
+                places.push(i);
+                answers[i].1 += 1;
+            }
+            if answers[i].1 == 0 {
+                each(i, Answer::Rolling(0.0));
+            }
+        }
+        if scorings.is_empty() {
+            return Ok(());
+        }
+        self.scorer.score(self.model.engine(), &scorings, stop, &mut |at, score| {
+            let (sum, missing) = &mut answers[places[at]];
+            *sum += score.log_likelihood;
+            *missing -= 1;
+            if *missing == 0 {
+                each(places[at], Answer::Rolling(*sum));
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The token in front of a text that has nothing in front of it.
+    fn prefix(&self, document: &Document) -> Result<u32> {
+        let tokenizer = self.model.tokenizer()?;
+        tokenizer.bos().or(tokenizer.eos()).ok_or_else(|| Error::Document {
+            task: document.task.to_string(),
+            doc_id: document.doc_id,
+            problem: "an empty context, and the tokenizer has no token that begins a text".into(),
+        })
+    }
+
+    fn texts(&mut self, documents: &[Document], stop: &dyn Fn() -> bool, each: &mut dyn FnMut(usize, Answer)) -> Result<()> {
+        let mut asked = Vec::new();
+        let mut answers: Vec<(Vec<String>, usize)> = vec![(Vec::new(), 0); documents.len()];
+        for (i, document) in documents.iter().enumerate() {
+            let Ask::Generate(kwargs) = &document.ask else { continue };
+            let prompt = self.prompt(document, kwargs)?;
+            let samples = kwargs.samples();
+            answers[i] = (vec![String::new(); samples], samples);
+            for k in 0..samples {
+                let mut prompt = prompt.clone();
+                prompt.sampling.seed = (document.doc_id * samples + k) as u64;
+                asked.push((i, k, prompt));
+            }
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        // The engine's cache is one; what scoring left there would be in the way.
+        self.scorer.clear(self.model.engine());
+        asked.sort_by(|a, b| a.2.tokens.cmp(&b.2.tokens));
+        let (places, prompts): (Vec<(usize, usize)>, Vec<Prompt>) = asked.into_iter().map(|(i, k, p)| ((i, k), p)).unzip();
+        let tally = self.model.generate_many(&prompts, stop, &mut |at, reply| {
+            let (i, k) = places[at];
+            let (texts, missing) = &mut answers[i];
+            texts[k] = reply.text;
+            *missing -= 1;
+            if *missing == 0 {
+                each(i, Answer::Texts(std::mem::take(texts)));
+            }
+        })?;
+        self.cost.computed += tally.computed;
+        self.cost.naive += tally.naive;
+        self.cost.generated += tally.generated;
+        Ok(())
+    }
+
+    fn prompt(&mut self, document: &Document, kwargs: &GenKwargs) -> Result<Prompt> {
+        let stop: Vec<String> = kwargs.until().map(str::to_owned).chain(self.eos()).collect();
+        let programs = kwargs.programs();
+        // A tokenizer that begins texts with a token says so where it may.
+        let add_bos = self.add_bos || programs;
+        let mut tokens = self.model.tokenizer()?.encode(&document.context, Encode { add_bos, parse_special: true })?;
+        let max_tokens = kwargs.max_tokens(tokens.len());
+        let longest = self.model.context().saturating_sub(max_tokens).max(1);
+        if tokens.len() > longest {
+            self.cost.truncated += 1;
+            tokens.drain(..tokens.len() - longest);
+        }
+        let sampling = Sampling {
+            temperature: kwargs.temperature() as f32,
+            top_p: kwargs.number("top_p").unwrap_or(1.0) as f32,
+            top_k: kwargs.number("top_k").unwrap_or(0.0) as usize,
+            ..Sampling::default()
+        };
+        Ok(Prompt { tokens, sampling, max_tokens, stop, keep_special: programs })
+    }
+}
+
+impl Model for Local<'_> {
+    fn cost(&self) -> Cost {
+        let (computed, naive) = self.scorer.tokens();
+        Cost { computed: self.cost.computed + computed, naive: self.cost.naive + naive, ..self.cost }
+    }
+
+    /// A hash of what every tensor is called, how it is stored and how its data begin and
+    /// end, of the tokens, and of the settings that change numbers. (The number of threads changes none.)
+    fn fingerprint(&mut self) -> String {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        if let Ok(tokenizer) = self.model.tokenizer() {
+            let tokens = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id));
+            tokens.for_each(|token| hash.update(format!("{token}\n")));
+        }
+        let (context, add_bos, eos) = (self.model.context(), self.add_bos, self.eos());
+        let engine = self.model.engine();
+        for tensor in engine.model().checkpoint().tensors() {
+            let bytes = tensor.bytes();
+            let sample = SAMPLE.min(bytes.len());
+            hash.update(format!("{} {:?} {:?};", tensor.name, tensor.dtype, tensor.shape));
+            hash.update(&bytes[..sample]);
+            hash.update(&bytes[bytes.len() - sample..]);
+        }
+        let spec = engine.model().spec();
+        hash.update(format!("context {context}, keys {:?}, bos {add_bos}, eos {eos:?}, {spec:?}", engine.kv_type()));
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn eos(&self) -> Option<String> {
+        let tokenizer = self.model.tokenizer().ok()?;
+        tokenizer.token(tokenizer.eos()?).map(str::to_owned)
+    }
+
+    fn answer(
+        &mut self,
+        documents: &[Document],
+        stop: &dyn Fn() -> bool,
+        each: &mut dyn FnMut(usize, Answer) -> Result<()>,
+    ) -> Result<()> {
+        let failed = RefCell::new(None);
+        let stop = || stop() || failed.borrow().is_some();
+        let mut deliver = |index, answer| {
+            if failed.borrow().is_none()
+                && let Err(e) = each(index, answer)
+            {
+                *failed.borrow_mut() = Some(e);
+            }
+        };
+        let result = match self.choices(documents, &stop, &mut deliver) {
+            Ok(()) => self.rolling(documents, &stop, &mut deliver).and_then(|()| self.texts(documents, &stop, &mut deliver)),
+            Err(e) => Err(e),
+        };
+        match (failed.into_inner(), result) {
+            (Some(e), _) => Err(e),
+            (None, Err(Error::Engine(sol_engine::Error::Interrupted))) => Err(Error::Interrupted),
+            (None, result) => result,
+        }
+    }
+}
