@@ -31,12 +31,19 @@ pub struct Score {
 /// Scores requests, call after call: what the first requests of a call share with the last of the one before is still cached.
 #[derive(Debug, Default)]
 pub struct Scorer {
+    alone: bool,
     previous: Sequence,
     computed: u64,
     naive: u64,
 }
 
 impl Scorer {
+    /// One that computes every input from its first token, to measure what sharing saves. (Continuations of one token that follow the
+    /// same input still take one pass.)
+    pub fn without_sharing() -> Self {
+        Self { alone: true, ..Self::default() }
+    }
+
     /// Tokens that went through the decoder, and those that would have if no two different inputs had shared
     /// anything.
     pub fn tokens(&self) -> (u64, u64) {
@@ -67,7 +74,7 @@ impl Scorer {
         }
         engine.model().checkpoint().unchanged()?;
         engine.widen();
-        let leaves = plan(requests, self.previous.tokens());
+        let leaves = plan(requests, self.previous.tokens(), self.alone);
         let mut inputs: Vec<&[u32]> = requests.iter().filter(|r| r.continuation > 0).map(input).collect();
         inputs.sort_unstable();
         inputs.dedup();
@@ -127,18 +134,19 @@ fn whole_blocks(len: usize) -> usize {
 }
 
 /// The leaves in the order of their tokens.
-fn plan(requests: &[Scoring], previous: &[u32]) -> Vec<Leaf> {
+fn plan(requests: &[Scoring], previous: &[u32], alone: bool) -> Vec<Leaf> {
     let mut order: Vec<usize> = (0..requests.len()).filter(|i| requests[*i].continuation > 0).collect();
     order.sort_by(|a, b| input(&requests[*a]).cmp(input(&requests[*b])).then(a.cmp(b)));
     let mut leaves: Vec<Leaf> = Vec::new();
     let mut absorbed = 0;
     for (k, &request) in order.iter().enumerate() {
         let tokens = input(&requests[request]);
-        if order.get(k + 1).is_some_and(|next| input(&requests[*next]).starts_with(tokens)) {
+        let absorbs = |next: &[u32]| if alone { next == tokens } else { next.starts_with(tokens) };
+        if order.get(k + 1).is_some_and(|next| absorbs(input(&requests[*next]))) {
             continue;
         }
         let before = leaves.last().map_or(previous, |leaf| input(&requests[leaf.request]));
-        leaves.push(Leaf { request, fresh: whole_blocks(common(before, tokens)), wants: Vec::new() });
+        leaves.push(Leaf { request, fresh: if alone { 0 } else { whole_blocks(common(before, tokens)) }, wants: Vec::new() });
         for &asked in &order[absorbed..=k] {
             let first = input(&requests[asked]).len() - requests[asked].continuation;
             for position in first..input(&requests[asked]).len() {
@@ -341,13 +349,13 @@ mod tests {
     fn four_letters_after_one_question_are_one_leaf() {
         let question: Vec<u32> = (0..70).collect();
         let requests: Vec<Scoring> = (0..4).map(|c| request(&[&question[..], &[100 + c]].concat(), 1)).collect();
-        let leaves = plan(&requests, &[]);
+        let leaves = plan(&requests, &[], false);
         assert_eq!((leaves.len(), leaves[0].fresh, leaves[0].wants.len()), (1, 0, 4));
         // The next question begins like this one.
         let next = request(&[&question[..50], &[7, 8, 9]].concat(), 1);
-        assert_eq!(plan(&[next], &question)[0].fresh, 32);
+        assert_eq!(plan(&[next], &question, false)[0].fresh, 32);
         // The same question again: its logits are not cached.
-        assert_eq!(plan(&requests, &question)[0].fresh, 64);
+        assert_eq!(plan(&requests, &question, false)[0].fresh, 64);
     }
 
     proptest! {
@@ -359,7 +367,7 @@ mod tests {
         ) {
             let requests: Vec<Scoring> =
                 requests.into_iter().map(|(tokens, n)| { let n = n.min(tokens.len() - 1); request(&tokens, n) }).collect();
-            let leaves = plan(&requests, &previous);
+            let leaves = plan(&requests, &previous, false);
             let mut wanted: Vec<(usize, usize)> = Vec::new();
             let mut before: &[u32] = &previous;
             for leaf in &leaves {

@@ -74,6 +74,12 @@ fn scores_are_those_of_each_request_alone() {
             let found: Vec<Score> = found.into_iter().map(Option::unwrap).collect();
             assert_eq!(found, expected, "{name}: {sequences} sequences, windows of {window}");
             let (computed, naive) = scorer.tokens();
+            assert!(window < 7 || computed * 2 < naive, "{name}: {computed} of {naive}");
+            let mut alone = Scorer::without_sharing();
+            alone.score(model.engine(), &requests(), &|| false, &mut |i, score| found[i] = score).unwrap();
+            assert_eq!(found, expected, "{name}: without sharing");
+            assert_eq!(alone.tokens().0, alone.tokens().1);
+            let (computed, naive) = scorer.tokens();
             assert!(computed * 2 < naive, "{name}: {computed} of {naive}");
             scorer.clear(model.engine());
             // Every block came back: the whole context is there again, for every sequence.
@@ -108,7 +114,7 @@ fn prompts() -> Vec<Prompt> {
             let temperature = if i % 3 == 0 { 0.0 } else { 0.9 };
             let sampling = Sampling { temperature, top_p: 0.95, seed: u64::from(i), ..Sampling::default() };
             let stop = if i == 7 { vec!["e".to_owned()] } else { Vec::new() };
-            Prompt { tokens, sampling, max_tokens: [12, 1, 30, 0, 7, 40, 25, 30, 500][i as usize], stop }
+            Prompt { tokens, sampling, max_tokens: [12, 1, 30, 0, 7, 40, 25, 30, 500][i as usize], stop, keep_special: false }
         })
         .collect()
 }

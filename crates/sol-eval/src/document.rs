@@ -67,6 +67,11 @@ impl GenKwargs {
         self.number("n_samples").map_or(1, |n| (n as usize).max(1))
     }
 
+    /// Seed of sampled texts, spread over all bits.
+    pub fn seed(&self) -> u64 {
+        (self.number("seed").unwrap_or(0.0) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
     /// 0 where the likeliest token is to be taken.
     pub fn temperature(&self) -> f64 {
         let samples = self.0.get("do_sample").and_then(Value::as_bool).unwrap_or(false);

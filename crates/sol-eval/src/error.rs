@@ -14,6 +14,14 @@ pub enum Error {
         /// Names that look like it, best first.
         near: Vec<String>,
     },
+    /// No suite has this name.
+    #[error("there is no suite '{name}'; there is {}", .names.join(", "))]
+    UnknownSuite {
+        /// What was asked for.
+        name: String,
+        /// Names that there are.
+        names: Vec<String>,
+    },
     /// A task file that can not be used.
     #[error("task file {file}: {problem}")]
     TaskFile {

@@ -13,39 +13,25 @@ use crate::prompt::request_line;
 use crate::{Error, Result};
 
 /// Recorded answers by task and document: lines with `task`, `doc_id` and `responses` (`[[log-likelihood, greedy], …]`) or `raw`
-/// (a text), plain or `.gz`.
+/// (a text, or several), plain or `.gz`; or logs of samples, `samples_<task>.jsonl`.
 pub struct Recorded {
-    file: PathBuf,
     answers: HashMap<(String, u64), Line>,
 }
 
-/// An answer and the hash of the prompt it was given to, where the file has it.
-type Line = (Answer, Option<String>);
+/// An answer, the hash of the prompt it was given to where the file has it, and the file.
+type Line = (Answer, Option<String>, PathBuf);
 
 impl Recorded {
-    /// Reads a file.
-    pub fn open(file: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: file.into(), source };
-        let bytes = File::open(file).map_err(io)?;
-        let gz = file.extension().is_some_and(|e| e == "gz");
-        let reader: Box<dyn Read> = if gz { Box::new(flate2::read::MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
+    /// Reads files.
+    pub fn open(files: &[PathBuf]) -> Result<Self> {
         let mut answers = HashMap::new();
-        for (i, line) in BufReader::new(reader).lines().enumerate() {
-            let broken = |problem: String| Error::Data { file: file.into(), line: Some(i + 1), problem };
-            let line = line.map_err(|e| broken(format!("can not be read: {e}")))?;
-            let line: Value = serde_json::from_str(&line).map_err(|e| broken(format!("is no JSON: {e}")))?;
-            let (Some(task), Some(doc_id)) = (line["task"].as_str(), line["doc_id"].as_u64()) else {
-                return Err(broken("has no `task` or no `doc_id`".into()));
-            };
-            let answer = answer(&line).ok_or_else(|| broken("has neither `responses` nor `raw` nor `resps`".into()))?;
-            answers.insert((task.to_owned(), doc_id), (answer, line["prompt_hash"].as_str().map(str::to_owned)));
-        }
-        Ok(Self { file: file.into(), answers })
+        files.iter().try_for_each(|file| read(file, &mut answers))?;
+        Ok(Self { answers })
     }
 
     /// The answer to a document; `None` where there is none. One that was given to another prompt is an error.
     pub fn answer(&self, document: &Document) -> Result<Option<Answer>> {
-        let Some((answer, hash)) = self.answers.get(&(document.task.to_string(), document.doc_id as u64)) else {
+        let Some((answer, hash, file)) = self.answers.get(&(document.task.to_string(), document.doc_id as u64)) else {
             return Ok(None);
         };
         if hash.as_ref().is_some_and(|hash| *hash != sha256(document.context.as_bytes())) {
@@ -53,10 +39,39 @@ impl Recorded {
                 "the answer to task '{}', document {}, was given to another prompt; run with the settings it was recorded with",
                 document.task, document.doc_id
             );
-            return Err(Error::Data { file: self.file.clone(), line: None, problem });
+            return Err(Error::Data { file: file.clone(), line: None, problem });
         }
         Ok(Some(answer.clone()))
     }
+}
+
+fn read(file: &Path, answers: &mut HashMap<(String, u64), Line>) -> Result<()> {
+    let io = |source| Error::Io { path: file.into(), source };
+    let bytes = File::open(file).map_err(io)?;
+    let gz = file.extension().is_some_and(|e| e == "gz");
+    let reader: Box<dyn Read> = if gz { Box::new(flate2::read::MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
+    let of_name = task_of(file);
+    for (i, line) in BufReader::new(reader).lines().enumerate() {
+        let broken = |problem: String| Error::Data { file: file.into(), line: Some(i + 1), problem };
+        let line = line.map_err(|e| broken(format!("can not be read: {e}")))?;
+        let line: Value = serde_json::from_str(&line).map_err(|e| broken(format!("is no JSON: {e}")))?;
+        let task = line["task"].as_str().or(of_name.as_deref());
+        let (Some(task), Some(doc_id)) = (task, line["doc_id"].as_u64()) else {
+            return Err(broken("has no `task` or no `doc_id`".into()));
+        };
+        let answer = answer(&line).ok_or_else(|| broken("has neither `responses` nor `raw` nor `resps`".into()))?;
+        let hash = line["prompt_hash"].as_str().map(str::to_owned);
+        answers.insert((task.to_owned(), doc_id), (answer, hash, file.to_owned()));
+    }
+    Ok(())
+}
+
+/// The harness's lines do not name their task; its files do: `samples_<task>_<time>.jsonl`.
+fn task_of(file: &Path) -> Option<String> {
+    let name = file.file_name()?.to_str()?.strip_prefix("samples_")?;
+    let name = name.strip_suffix(".gz").unwrap_or(name).strip_suffix(".jsonl")?;
+    let time = |text: &str| text.len() > 10 && text.starts_with("20") && text.as_bytes()[10] == b'T';
+    Some(name.rsplit_once('_').filter(|(_, last)| time(last)).map_or(name, |(task, _)| task).to_owned())
 }
 
 /// An answer in one of the forms that lines have: `raw` (a text or a list of texts), `responses` (`[[log-likelihood, greedy], …]`, a number for
@@ -64,7 +79,9 @@ impl Recorded {
 fn answer(line: &Value) -> Option<Answer> {
     match &line["raw"] {
         Value::String(text) => return Some(Answer::Texts(vec![text.clone()])),
-        Value::Array(texts) => return texts.iter().map(|t| Some(t.as_str()?.to_owned())).collect::<Option<_>>().map(Answer::Texts),
+        Value::Array(texts) => {
+            return texts.iter().map(|t| Some(t.as_str()?.to_owned())).collect::<Option<_>>().map(Answer::Texts);
+        }
         _ => {}
     }
     match &line["responses"] {

@@ -34,6 +34,10 @@ pub struct Settings<'a> {
     pub chat: Option<&'a Chat>,
     /// Examples are turns of the conversation.
     pub fewshot_as_multiturn: bool,
+    /// Put into every task's settings of generation.
+    pub generate: Option<&'a Map<String, Value>>,
+    /// Seed of sampled answers.
+    pub seed: u64,
 }
 
 impl Default for Settings<'_> {
@@ -45,6 +49,8 @@ impl Default for Settings<'_> {
             system_instruction: None,
             chat: None,
             fewshot_as_multiturn: false,
+            generate: None,
+            seed: 0,
         }
     }
 }
@@ -179,6 +185,21 @@ impl Prepared {
     }
 }
 
+/// A task's settings of generation, and the run's. The harness's "until" is two line ends where a task has none.
+fn generation(task: &Task, settings: &Settings<'_>) -> GenKwargs {
+    let mut kwargs = task.generate.clone();
+    kwargs.extend(settings.generate.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+    let kwargs = GenKwargs(kwargs);
+    match settings.seed {
+        seed if seed != 0 && kwargs.temperature() > 0.0 => {
+            let mut kwargs = kwargs.0;
+            kwargs.insert("seed".into(), seed.into());
+            GenKwargs(kwargs)
+        }
+        _ => kwargs,
+    }
+}
+
 /// An example's question and answer.
 struct Shot {
     question: String,
@@ -277,7 +298,7 @@ impl Question<'_> {
         let ask = match self.choices(doc_id, row)? {
             Some(choices) => Ask::Choices(choices.into_iter().map(|choice| format!(" {choice}")).collect()),
             None if task.kind == Kind::LoglikelihoodRolling => Ask::Rolling,
-            None => Ask::Generate(GenKwargs(task.generate.clone())),
+            None => Ask::Generate(generation(task, settings)),
         };
         let target = self.target(doc_id, row)?;
         Ok(Document { task: task.name.as_str().into(), doc_id, row: Arc::new(Value::Object(row.clone())), context, ask, target })

@@ -15,7 +15,7 @@ const EMOTIONS: usize = 4;
 
 /// The score (100 at best, and below 0 where ratings are far off), and whether the answer could be read. One that can not, or that
 /// rates other emotions than the row's `reference_answer_fullscale`, earns 0.
-pub fn score(row: &Row, text: &str) -> Result<(f64, bool), String> {
+pub(super) fn score(row: &Row, text: &str) -> Result<(f64, bool), String> {
     let reference = reference(row)?;
     // A repeated name keeps its place and takes the later number.
     let mut ratings: Vec<(&str, f64)> = Vec::new();

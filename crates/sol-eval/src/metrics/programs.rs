@@ -1,14 +1,14 @@
 //! Programs that a model wrote, by running them against tests, as bigcode-evaluation-harness (0f3e95f) does.
 
 /// A program from a generated text: the prompt and what comes before the earliest of `until`, with its tests behind it.
-pub fn program<'a>(prompt: &str, text: &str, until: impl Iterator<Item = &'a str>, tests: &str) -> String {
+pub(super) fn program<'a>(prompt: &str, text: &str, until: impl Iterator<Item = &'a str>, tests: &str) -> String {
     let end = until.filter_map(|stop| text.find(stop)).min().unwrap_or(text.len());
     format!("{prompt}{}\n{tests}", &text[..end])
 }
 
 /// Unbiased estimate of the probability that one of `k` programs is right, when `right` of `samples` are (Chen et al., arXiv
 /// 2107.03374, section 2.1); the terms multiplied in ascending order.
-pub fn pass_at(k: usize, samples: usize, right: usize) -> f64 {
+pub(super) fn pass_at(k: usize, samples: usize, right: usize) -> f64 {
     if samples - right < k {
         return 1.0;
     }

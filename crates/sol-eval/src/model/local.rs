@@ -28,6 +28,12 @@ impl<'a> Local<'a> {
         Self { model, add_bos, scorer: Scorer::default(), cost: Cost::default() }
     }
 
+    /// Computes every context anew, to measure what sharing them saves.
+    pub fn without_sharing(mut self) -> Self {
+        self.scorer = Scorer::without_sharing();
+        self
+    }
+
     fn choices(&mut self, documents: &[Document], stop: &dyn Fn() -> bool, each: &mut dyn FnMut(usize, Answer)) -> Result<()> {
         let mut scorings = Vec::new();
         let mut places = Vec::new();
@@ -150,7 +156,7 @@ impl<'a> Local<'a> {
             answers[i] = (vec![String::new(); samples], samples);
             for k in 0..samples {
                 let mut prompt = prompt.clone();
-                prompt.sampling.seed = (document.doc_id * samples + k) as u64;
+                prompt.sampling.seed = kwargs.seed() ^ (document.doc_id * samples + k) as u64;
                 asked.push((i, k, prompt));
             }
         }
