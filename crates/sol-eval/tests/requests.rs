@@ -1,6 +1,8 @@
 //! Requests are those of lm-evaluation-harness to the character: whole test sets by their digests, and single ones by their text.
 //! Data and goldens are too large to be committed; they lie in `../shared/eval` where there is one.
 
+mod support;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,11 +14,10 @@ use sol_eval::data::Source;
 use sol_eval::document::{Answer, Ask, Document, Scored};
 use sol_eval::log::Recorded;
 use sol_eval::metrics::Metrics;
-use sol_eval::prompt::{Chat, Prepared, Settings, request_line};
+use sol_eval::prompt::{Chat, Prepared, Settings};
 use sol_eval::python::Random;
 use sol_eval::results::{Aggregate, TaskResult, aggregate, groups};
 use sol_eval::task::Registry;
-use sol_text::{ChatTemplate, Message, RenderOptions};
 
 fn shared() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/eval");
@@ -41,10 +42,7 @@ const RUNS: [(&str, &str, Option<usize>); 9] = [
 ];
 
 fn each_document(dir: &Path, run: &str, name: &str, num_fewshot: Option<usize>, each: &mut dyn FnMut(Document)) {
-    let chat = |messages: &[Message]| {
-        Ok(ChatTemplate::chatml().render(messages, &RenderOptions { add_generation_prompt: true, ..RenderOptions::default() })?)
-    };
-    let chat = (run == "ifeval").then_some(&chat as &Chat);
+    let chat = (run == "ifeval").then_some(&support::chatml as &Chat);
     let settings = Settings { num_fewshot, chat, ..Settings::default() };
     let random = Arc::new(Mutex::new(Random::new(0)));
     let data = Source::folder(if run == "gpqa" { dir.join("data/gpqa_synthetic") } else { dir.join("data") });
@@ -146,25 +144,13 @@ fn requests_and_figures_are_those_of_the_harness() {
         each_document(&dir, run, name, shots, &mut |document| {
             let Some(expected) = golden.get(&(document.task.to_string(), document.doc_id as u64)) else { return };
             seen += 1;
-            let line: Value = serde_json::from_str(&request_line(&document)).unwrap();
-            for key in line.as_object().unwrap().keys() {
-                assert_eq!(line[key], expected[key], "{}, document {}: {key}", document.task, document.doc_id);
-            }
+            let mut problems = support::request_problems(&document, expected);
             // And the figures for the answers that were recorded.
             let task = tasks.iter().find(|task| *task.name == *document.task).unwrap();
             let answer = recorded.answer(&document).unwrap().unwrap();
-            let scored = Metrics::new(task, &random).unwrap().score(&document, &answer, Some("<|im_end|>")).unwrap();
-            for figure in scored.figures {
-                let value = match &expected["metrics"][&figure.filter][&figure.metric] {
-                    Value::Array(flags) => flags.iter().filter(|flag| **flag == true).count() as f64,
-                    Value::Bool(flag) => f64::from(u8::from(*flag)),
-                    value => value.as_f64().unwrap(),
-                };
-                assert_eq!(value, figure.value, "{}, document {}", document.task, document.doc_id);
-            }
-            for (filter, text) in scored.filtered {
-                assert_eq!(expected["filtered"][&filter], text, "{}, document {}", document.task, document.doc_id);
-            }
+            let scored = Metrics::new(task, &random).unwrap().score(&document, &answer, Some(support::EOS)).unwrap();
+            problems.extend(support::figure_problems(&document, &scored, expected));
+            assert!(problems.is_empty(), "{}", problems.join("\n"));
         });
         assert_eq!(seen, count, "{run}");
     }
