@@ -4,14 +4,15 @@
 Pinned: lm_eval 0.4.4 (its tasks, prompts and figures are those of commit 928e8bb: --check), datasets 2.21.0,
 transformers 4.44.2, numpy 1.26.4, pyarrow 17.0.0, nltk 3.9.1, langdetect 1.0.9; Python 3.8 to 3.12 for `random`. No torch.
     pip install --no-deps lm_eval==0.4.4
-    pip install datasets==2.21.0 transformers==4.44.2 numpy==1.26.4 pyarrow==17.0.0 nltk==3.9.1 langdetect==1.0.9 immutabledict jinja2 \\
-        jsonlines pytablewriter rouge-score sacrebleu scikit-learn sqlitedict tqdm-multiprocess word2number more_itertools zstandard
+    pip install datasets==2.21.0 transformers==4.44.2 numpy==1.26.4 pyarrow==17.0.0 nltk==3.9.1 langdetect==1.0.9 \\
+        immutabledict jinja2==3.1.4 jsonlines pytablewriter rouge-score sacrebleu scikit-learn sqlitedict \\
+        tqdm-multiprocess word2number more_itertools zstandard
     python xtools/make_harness_slice.py ../shared/eval           # the slice
     python xtools/make_harness_slice.py ../shared/eval --check   # lm_eval 0.4.4 asks what `golden` says that 928e8bb asks
 
-The argument is the folder with `data` and `golden`. Rows are taken from all over the test sets, past the documents of the goldens,
-odd ones on purpose. The model is a dummy: a log-likelihood is -(crc32(context + continuation) mod 10000) / 100, greedy is bit 16
-of it; a generated text is made of the right answer, in a way that crc32(context) picks.
+The argument is the folder with `data` and `golden`. Rows are taken from all over the test sets, past the documents of the
+goldens, odd ones on purpose. The model is a dummy: a log-likelihood is -(crc32(context + continuation) mod 10000) / 100, greedy is
+bit 16 of it; a generated text is made of the right answer, in a way that crc32(context) picks.
 """
 
 import gzip
@@ -187,7 +188,8 @@ def slice_rows(shared):
     out["bbh/test"] += [row for row in of(bbh, "ruin_names") if row["target"] == "dearth, wind, & fire"]
     for name, at in [("murder_mysteries", [3, 4]), ("object_placements", [13, 17, 19]), ("team_allocation", [3, 4])]:
         out[f"musr/{name}"] = [table(f"musr/{name}.partial")[i] for i in at]
-    out["gsm8k/test"] = pick(table("gsm8k/test"), 4, 400, lambda row: "," in row["answer"].split("####")[1], lambda row: not ascii_only(row))
+    odd = [lambda row: "," in row["answer"].split("####")[1], lambda row: not ascii_only(row)]
+    out["gsm8k/test"] = pick(table("gsm8k/test"), 4, 400, *odd)
     out["gsm8k/train"] = table("gsm8k/train")[4000:4038] + out["gsm8k/test"][:2]
     for name, table in out.items():
         write(OUT / f"data/{name}.jsonl.gz", table)
@@ -236,8 +238,8 @@ def harness(shared):
 
 
 def load_from(datasets, root, cache):
-    """`datasets.load_dataset` of the folder. Sets lie on disk, since maps are cached beside them: the options of GPQA are shuffled
-    once, when a task is loaded."""
+    """`datasets.load_dataset` of the folder. Sets lie on disk, since maps are cached beside them: the options of GPQA are
+    shuffled once, when a task is loaded."""
 
     def load(path, name=None, **kwargs):
         folder, splits = SETS[path]
@@ -263,21 +265,35 @@ def canned(doc, context, task):
         return TEXTS[say % len(TEXTS)]
     if "cot_content" in doc:
         right, wrong = doc["answer"], "A" if doc["answer"] != "A" else "B"
-        forms = [f" First one, then two. The answer is ({right}).", f" so the answer is {right}", f" The answer is ({wrong}). No, the answer is ({right}).",
-                 f" It must be {right}.", f" The answer is ({wrong}).\n\nQ: the answer is ({right})", f"The answer is ({right.lower()})."]
+        forms = [
+            f" First one, then two. The answer is ({right}).",
+            f" so the answer is {right}",
+            f" The answer is ({wrong}). No, the answer is ({right}).",
+            f" It must be {right}.",
+            f" The answer is ({wrong}).\n\nQ: the answer is ({right})",
+            f"The answer is ({right.lower()}).",
+        ]
     elif "reference_answer_fullscale" in doc:
         gold = eval(doc["reference_answer_fullscale"])
         names = [gold[f"emotion{i}"] for i in range(1, 5)]
         scores = [int(gold[f"emotion{i}_score"]) for i in range(1, 5)]
         lines = [f"{name}: {score}" for name, score in zip(names, scores)]
         near = [f"{name}: {(score + say // 7 % 4) % 11}" for name, score in zip(names, scores)]
-        forms = ["\n".join(lines), "\n".join(near), "\n".join(near[::-1]) + "\n\nDone: 4", "\n".join(lines[:3]), "\n".join(lines).lower(),
-                 "Scores:\n" + "\n".join(f"{name}:   {10 - score}.5" for name, score in zip(names, scores)) + EOS, "\n".join([lines[0]] + near)]
+        far = [f"{name}:   {10 - score}.5" for name, score in zip(names, scores)]
+        forms = [lines, near, near[::-1] + ["", "Done: 4"], lines[:3], ["Scores:", *far, EOS], [lines[0], *near]]
+        forms = ["\n".join(form) for form in [*forms, [line.lower() for line in lines]]]
     else:
         right = doc["answer"].split("####")[1].strip()
-        forms = [f" It costs {right} dollars. The answer is {right}.", f" First 1,000, then less.\n#### {right}", f" The answer is ${right}.00.",
-                 f" {right} it is. Question: what?\n#### 3", " I do not know.", f" The answer is {right}", f" So: #### {right}. No, #### 7.\nQ: The answer is 5.",
-                 f" The answer is -{right}. The answer is {right}. </s> 9"]
+        forms = [
+            f" It costs {right} dollars. The answer is {right}.",
+            f" First 1,000, then less.\n#### {right}",
+            f" The answer is ${right}.00.",
+            f" {right} it is. Question: what?\n#### 3",
+            " I do not know.",
+            f" The answer is {right}",
+            f" So: #### {right}. No, #### 7.\nQ: The answer is 5.",
+            f" The answer is -{right}. The answer is {right}. </s> 9",
+        ]
     return forms[say % len(forms)]
 
 
@@ -351,7 +367,8 @@ def evaluate(datasets, root, names, manager, **settings):
                     line["filtered"] = {name: s["filtered_resps"][0] for name, s in mine.items()}
             else:
                 continuations, responses = [a[1] for a in sample["arguments"]], [r[0] for r in sample["resps"]]
-                line |= {"request_type": "loglikelihood", "context": context, "continuations": continuations, "responses": responses}
+                line |= {"request_type": "loglikelihood", "context": context}
+                line |= {"continuations": continuations, "responses": responses}
             metrics = [m["metric"] for m in config["metric_list"]]
             line["target"] = sample["target"]
             line["metrics"] = {name: {m: s[m] for m in metrics} for name, s in mine.items()}
