@@ -154,7 +154,7 @@ impl Prepared {
                     SamplerKind::Random => {
                         let wanted = (self.n_shot + task.fewshot.surplus).min(self.examples.len());
                         let drawn = random.sample(self.examples.len(), wanted).unwrap_or_default();
-                        drawn.into_iter().filter(|i| self.examples[*i] != *row).take(self.n_shot).collect()
+                        drawn.into_iter().filter(|i| !is_row_of(&self.examples[*i], row)).take(self.n_shot).collect()
                     }
                 }
             };
@@ -175,6 +175,11 @@ impl Prepared {
         }
         Ok(())
     }
+}
+
+/// Whether an example is the row that a document was made of, to which columns may have been added.
+fn is_row_of(example: &Row, document: &Row) -> bool {
+    example.iter().all(|(column, value)| document.get(column) == Some(value))
 }
 
 /// An example's question and answer.

@@ -6,15 +6,15 @@ use sol_eval::prompt::request_line;
 use sol_text::{ChatTemplate, Message, RenderOptions};
 
 /// The template of the goldens.
-pub fn chatml(messages: &[Message]) -> sol_eval::Result<String> {
+pub(crate) fn chatml(messages: &[Message]) -> sol_eval::Result<String> {
     Ok(ChatTemplate::chatml().render(messages, &RenderOptions { add_generation_prompt: true, ..RenderOptions::default() })?)
 }
 
 /// What ends an answer in the goldens.
-pub const EOS: &str = "<|im_end|>";
+pub(crate) const EOS: &str = "<|im_end|>";
 
 /// How a request differs from the harness's.
-pub fn request_problems(document: &Document, expected: &Value) -> Vec<String> {
+pub(crate) fn request_problems(document: &Document, expected: &Value) -> Vec<String> {
     let ours: Value = serde_json::from_str(&request_line(document)).unwrap();
     let ours = ours.as_object().unwrap();
     let keys = ["task", "doc_id", "request_type", "context", "continuations", "gen_kwargs", "target", "prompt_hash"];
@@ -27,7 +27,7 @@ pub fn request_problems(document: &Document, expected: &Value) -> Vec<String> {
 }
 
 /// How figures and filtered texts differ from the harness's.
-pub fn figure_problems(document: &Document, scored: &Scored, expected: &Value) -> Vec<String> {
+pub(crate) fn figure_problems(document: &Document, scored: &Scored, expected: &Value) -> Vec<String> {
     let at = format!("{}, document {}", document.task, document.doc_id);
     let mut problems = Vec::new();
     let metrics = expected["metrics"].as_object().unwrap();
