@@ -41,7 +41,7 @@ pub struct Data {
     /// Names of the file with the rows, tried in turn.
     #[serde(default)]
     pub rows: Vec<String>,
-    /// Names of the file with examples.
+    /// Names of the file with examples; without any, examples are other rows of the evaluated split.
     #[serde(default)]
     pub examples: Vec<String>,
 }
@@ -163,7 +163,8 @@ impl Task {
     /// Where its rows are, as splits [`ROWS`] and [`EXAMPLES`].
     pub fn location(&self) -> Location {
         let data = &self.data;
-        let splits = [(ROWS, &data.rows), (EXAMPLES, &data.examples)];
+        let examples = if data.examples.is_empty() { &data.rows } else { &data.examples };
+        let splits = [(ROWS, &data.rows), (EXAMPLES, examples)];
         Location {
             hub: data.hub.clone(),
             config: self.config.clone(),
