@@ -22,7 +22,7 @@ pub type Chat = dyn Fn(&[Message]) -> Result<String>;
 /// What a run asks for.
 #[derive(Clone, Copy)]
 pub struct Settings<'a> {
-    /// Examples; a task that has none by its definition and whose examples are not random keeps none.
+    /// Examples; a task whose number is fixed keeps it.
     pub num_fewshot: Option<usize>,
     /// Seed of the examples' generator; the harness's is 1234.
     pub fewshot_seed: u64,
@@ -85,8 +85,7 @@ impl Prepared {
                 error => error,
             })
         };
-        let fixed = task.fewshot.n == 0 && task.fewshot.sampler == SamplerKind::FirstN;
-        let n_shot = if fixed { 0 } else { settings.num_fewshot.unwrap_or(task.fewshot.n) };
+        let n_shot = settings.num_fewshot.filter(|_| !task.fewshot.fixed).unwrap_or(task.fewshot.n);
         let env = environment(task, Arc::clone(random))?;
         let mut examples = match n_shot {
             0 => Vec::new(),
@@ -162,7 +161,7 @@ impl Prepared {
                     SamplerKind::Random => {
                         let wanted = (self.n_shot + task.fewshot.surplus).min(self.examples.len());
                         let drawn = random.sample(self.examples.len(), wanted).unwrap_or_default();
-                        drawn.into_iter().filter(|i| self.examples[*i] != *row).take(self.n_shot).collect()
+                        drawn.into_iter().filter(|i| !is_row_of(&self.examples[*i], row)).take(self.n_shot).collect()
                     }
                 }
             };
@@ -198,6 +197,11 @@ fn generation(task: &Task, settings: &Settings<'_>) -> GenKwargs {
         }
         _ => kwargs,
     }
+}
+
+/// Whether an example is the row that a document was made of, to which columns may have been added.
+fn is_row_of(example: &Row, document: &Row) -> bool {
+    example.iter().all(|(column, value)| document.get(column) == Some(value))
 }
 
 /// An example's question and answer.

@@ -43,7 +43,7 @@ pub struct Data {
     /// Names of the file with the rows, tried in turn.
     #[serde(default)]
     pub rows: Vec<String>,
-    /// Names of the file with examples.
+    /// Names of the file with examples; without any, examples are other rows of the evaluated split.
     #[serde(default)]
     pub examples: Vec<String>,
 }
@@ -74,8 +74,13 @@ pub enum SamplerKind {
 #[serde(deny_unknown_fields)]
 pub struct Fewshot {
     /// How many, where nobody says another number.
+    #[serde(default)]
     pub n: usize,
+    /// Whether that can't be changed.
+    #[serde(default)]
+    pub fixed: bool,
     /// How they are chosen.
+    #[serde(default)]
     pub sampler: SamplerKind,
     /// How many more are drawn than used.
     #[serde(default)]
@@ -176,7 +181,8 @@ impl Task {
     /// Where its rows are, as splits [`ROWS`] and [`EXAMPLES`].
     pub fn location(&self) -> Location {
         let data = &self.data;
-        let splits = [(ROWS, &data.rows), (EXAMPLES, &data.examples)];
+        let examples = if data.examples.is_empty() { &data.rows } else { &data.examples };
+        let splits = [(ROWS, &data.rows), (EXAMPLES, examples)];
         Location {
             hub: data.hub.clone(),
             config: self.config.clone(),
@@ -257,14 +263,17 @@ struct Leaf {
     samples: Option<Vec<Map<String, Value>>>,
 }
 
-const BUILT_IN: [(&str, &str); 12] = [
+const BUILT_IN: [(&str, &str); 15] = [
     ("arc_challenge.toml", include_str!("../tasks/arc_challenge.toml")),
     ("bbh.toml", include_str!("../tasks/bbh.toml")),
     ("eq_bench.toml", include_str!("../tasks/eq_bench.toml")),
-    ("gpqa.toml", include_str!("../tasks/gpqa.toml")),
+    ("gpqa_zeroshot.toml", include_str!("../tasks/gpqa_zeroshot.toml")),
     ("gsm8k.toml", include_str!("../tasks/gsm8k.toml")),
+    ("gsm8k_cot.toml", include_str!("../tasks/gsm8k_cot.toml")),
     ("hellaswag.toml", include_str!("../tasks/hellaswag.toml")),
     ("ifeval.toml", include_str!("../tasks/ifeval.toml")),
+    ("leaderboard_gpqa.toml", include_str!("../tasks/leaderboard_gpqa.toml")),
+    ("leaderboard_ifeval.toml", include_str!("../tasks/leaderboard_ifeval.toml")),
     ("mbpp.toml", include_str!("../tasks/mbpp.toml")),
     ("mmlu.toml", include_str!("../tasks/mmlu.toml")),
     ("mmlu_pro.toml", include_str!("../tasks/mmlu_pro.toml")),
