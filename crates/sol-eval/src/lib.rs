@@ -5,6 +5,7 @@
 //! figures it earns), [`task`] (a benchmark as data: where its rows are, how a row becomes a prompt, what is measured), [`data`]
 //! (rows from a folder or from the hub), [`prompt`] (rows to documents), [`model`] (who answers), [`log`] (answers on disk),
 //! [`metrics`] (answers to figures), [`results`] (figures to tables), [`run`] (a task from rows to figures).
+//! [`sandbox`] runs programs that a model wrote.
 //!
 //! This crate knows no terminal.
 
@@ -18,6 +19,7 @@ pub mod prompt;
 pub mod python;
 pub mod results;
 pub mod run;
+pub mod sandbox;
 pub mod task;
 
 pub use error::Error;
