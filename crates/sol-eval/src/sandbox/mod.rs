@@ -148,7 +148,7 @@ impl Sandbox {
         let mut errors = std::thread::scope(|scope| {
             let workers = self.options.workers.clamp(1, programs.len().max(1));
             let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-            let ended = threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Error::Interrupted)));
+            let ended = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             ended.filter_map(Result::err).collect::<Vec<_>>()
         });
         // One that failed makes the others end as interrupted.
@@ -168,7 +168,8 @@ fn missing(means: Means, python: &Python, refused: &str) -> Vec<String> {
     let mut missing = vec![
         format!("no network namespace ({refused}): programs can reach the network"),
         "no mount namespace: programs can read every file that their user can, and write wherever it can".into(),
-        "no process namespace: programs see other processes; one that detaches itself is looked for and ended, without guarantee".into(),
+        "no process namespace: programs see other processes; one that detaches itself is looked for and ended, without guarantee"
+            .into(),
         "no bounded directory: programs can write more, in many files, than the limit of one".into(),
     ];
     if python.root() && !means.drop {

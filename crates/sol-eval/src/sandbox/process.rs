@@ -145,8 +145,7 @@ fn answer(
     // Without it the runner has nothing left to do; with it gone there is nothing to kill.
     let _ = child.kill();
     let status = child.wait().map_err(|source| Error::Io { path: python.path.clone(), source })?;
-    serde_json::from_slice(&heard?)
-        .map_err(|_| sandbox(format!("{} ended without an answer ({status})", python.path.display())))
+    serde_json::from_slice(&heard?).map_err(|_| sandbox(format!("{} ended without an answer ({status})", python.path.display())))
 }
 
 /// Gives the runner a job and waits for its answer. The runner ends all when its standard input closes, and so also when this
