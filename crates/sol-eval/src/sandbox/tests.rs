@@ -30,7 +30,7 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let python = folder.path().join("python3");
         std::os::unix::fs::symlink(real.path(), &python).unwrap();
-        let sandbox = Sandbox::new(Options { python: Some(python.clone()), memory: 1 << 30, ..Options::default() }).unwrap();
+        let sandbox = Sandbox::new(Options { python: Some(python.clone()), memory: 512 << 20, ..Options::default() }).unwrap();
         Some(Self { sandbox, python, folder })
     }
 
@@ -97,7 +97,7 @@ fn programs_run_as_in_the_harness() {
         ("import resource", failed("import of resource halted; None in sys.modules")),
         ("input()", failed("")),
         ("import sys; print('x'); print(sys.stdin.readable(), file=sys.stderr); assert __name__ == 'builtins'", Verdict::Passed),
-        ("try:\n  while True: pass\nexcept Exception as e: assert str(e) == 'Timed out!'", Verdict::Passed),
+        ("try:\n  while True: x = 1\nexcept Exception as e: assert str(e) == 'Timed out!'", Verdict::Passed),
         ("class E(Exception):\n  def __str__(self): 1/0\nraise E", Verdict::TimedOut),
         ("raise ValueError('é\\ud800\\0')", failed("é\\ud800\0")),
         ("import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()", Verdict::Passed),
@@ -151,10 +151,11 @@ fn ten_problems_as_the_harness_judges_them() {
 
 #[test]
 fn every_recorded_problem_as_the_harness_judges_it() {
-    match std::env::var_os("SOL_EVAL_GOLDEN").map(|folder| PathBuf::from(folder).join("mbpp.jsonl.gz")) {
-        Some(file) => compare_with_harness(&file),
-        None => eprintln!("skipped: SOL_EVAL_GOLDEN, the folder of recorded harness runs, is not set"),
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/eval/golden/mbpp.jsonl.gz");
+    if !file.exists() {
+        return eprintln!("skipped: there is no ../shared/eval beside the project");
     }
+    compare_with_harness(&file);
 }
 
 #[test]
@@ -293,7 +294,7 @@ fn the_network_is_out_of_reach() {
 #[test]
 fn memory_and_output_are_bounded() {
     let bed = bed!(strict);
-    assert_eq!(bed.run("x = []\nwhile True: x.append(bytearray(1 << 26))"), failed(""));
+    assert_eq!(bed.run("x = []\nwhile True: x.append(bytearray(1 << 24))"), failed(""));
     assert!(!bed.run("while True: print('x' * 100000)").passed());
     assert_eq!(bed.run("import posix\nwhile True: posix.write(1, bytes(1 << 16))"), Verdict::TimedOut);
     let Verdict::Failed(message) = bed.run("raise ValueError('x' * (1 << 24))") else { panic!("did not fail") };
@@ -341,7 +342,7 @@ for top in ('..', '../..', '/'):
 #[test]
 fn a_caught_alarm_does_not_save_a_loop() {
     let bed = bed!(strict);
-    assert_eq!(bed.run("while True:\n  try:\n    while True: pass\n  except BaseException: pass"), Verdict::TimedOut);
+    assert_eq!(bed.run("while True:\n  try:\n    while True: x = 1\n  except BaseException: pass"), Verdict::TimedOut);
     let deaf =
         "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nsignal.signal(15, signal.SIG_IGN)\nwhile True: pass";
     assert_eq!(bed.run(deaf), Verdict::TimedOut);
