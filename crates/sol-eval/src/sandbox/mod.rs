@@ -6,7 +6,10 @@
 //! empty directory; network: none; processes: its own, which end with it), a user without rights, no environment, and limits.
 //! What a machine can not enforce [`Sandbox::missing`] names, and nothing runs before that was asked of the machine.
 //!
-//! `runner.py` is the half that is Python; [`process`] speaks to it.
+//! What stays open: memory is bounded for each process, not for a program's processes together; a program that walks the stack
+//! of the Python it runs in can find the token that marks a verdict (in the harness it finds the list of results).
+//!
+//! `runner.py` is the half that is Python; `process.rs` speaks to it.
 
 mod process;
 #[cfg(test)]
