@@ -72,6 +72,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Programs that a model wrote can not be run.
+    #[error("{problem}")]
+    Sandbox {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The user wants to stop.
     #[error("interrupted")]
     Interrupted,

@@ -5,7 +5,8 @@
 //! figures it earns), [`task`] (a benchmark as data: where its rows are, how a row becomes a prompt, what is measured), [`data`]
 //! (rows from a folder or from the hub), [`prompt`] (rows to documents), [`model`] (who answers), [`log`] (answers on disk),
 //! [`metrics`] (answers to figures), [`results`] (figures to tables), [`samples`] (every document on disk), [`run`] (a task from
-//! rows to figures), [`suite`] (a published table and its settings).
+//! rows to figures), [`suite`] (a published table and its settings). [`sandbox`]
+//! runs programs that a model wrote.
 //!
 //! This crate knows no terminal.
 
@@ -20,6 +21,7 @@ pub mod python;
 pub mod results;
 pub mod run;
 pub mod samples;
+pub mod sandbox;
 pub mod suite;
 pub mod task;
 

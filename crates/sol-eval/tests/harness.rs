@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sol_eval::data::Source;
+use sol_eval::document::Answer;
 use sol_eval::metrics::Metrics;
 use sol_eval::prompt::{Chat, Prepared, Settings};
 use sol_eval::python::Random;
@@ -50,6 +51,17 @@ fn golden() -> BTreeMap<String, Golden> {
     runs
 }
 
+/// What was answered.
+fn answer(line: &Value) -> Answer {
+    match line["raw"].as_str() {
+        Some(text) => Answer::Texts(vec![text.to_owned()]),
+        None => {
+            let scores = line["responses"].as_array().unwrap().iter();
+            Answer::Choices(scores.map(|pair| (pair[0].as_f64().unwrap(), pair[1].as_bool().unwrap())).collect())
+        }
+    }
+}
+
 /// Does a run and tells how it differs from the harness's.
 fn problems(registry: &Registry, run: &Run, golden: &Golden) -> sol_eval::Result<Vec<String>> {
     let mut problems = Vec::new();
@@ -80,7 +92,7 @@ fn problems(registry: &Registry, run: &Run, golden: &Golden) -> sol_eval::Result
             };
             seen += 1;
             problems.extend(support::request_problems(&document, expected));
-            let figures = metrics.score(&document, &support::answer(expected), Some(support::EOS))?;
+            let figures = metrics.score(&document, &answer(expected), Some(support::EOS))?;
             problems.extend(support::figure_problems(&document, &figures, expected));
             tally.push(&document, figures);
             Ok(())

@@ -1,7 +1,7 @@
 //! What the tests against lm-evaluation-harness share: its lines beside our documents and figures.
 
 use serde_json::Value;
-use sol_eval::document::{Answer, Document, Scored};
+use sol_eval::document::{Document, Scored};
 use sol_eval::prompt::request_line;
 use sol_text::{ChatTemplate, Message, RenderOptions};
 
@@ -12,17 +12,6 @@ pub(crate) fn chatml(messages: &[Message]) -> sol_eval::Result<String> {
 
 /// What ends an answer in the goldens.
 pub(crate) const EOS: &str = "<|im_end|>";
-
-/// What was answered.
-pub(crate) fn answer(line: &Value) -> Answer {
-    match line["raw"].as_str() {
-        Some(text) => Answer::Texts(vec![text.to_owned()]),
-        None => {
-            let scores = line["responses"].as_array().unwrap().iter();
-            Answer::Choices(scores.map(|pair| (pair[0].as_f64().unwrap(), pair[1].as_bool().unwrap())).collect())
-        }
-    }
-}
 
 /// How a request differs from the harness's.
 pub(crate) fn request_problems(document: &Document, expected: &Value) -> Vec<String> {

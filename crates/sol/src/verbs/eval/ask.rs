@@ -14,12 +14,13 @@ use sol_eval::model::{Cost, Local, Model};
 use sol_eval::results::{TaskResult, groups, json as results_json, table};
 use sol_eval::run::{Listener, Source, run as run_task};
 use sol_eval::samples::Samples;
+use sol_eval::sandbox::Sandbox;
 use sol_eval::suite::Entry;
 use sol_eval::task::{Judge, Registry};
 
 use super::plan::Plan;
 use super::{Args, Ready, write};
-use crate::common::{Meter, Output, note, print};
+use crate::common::{Meter, Output, note, print, say};
 use crate::ctrl_c::{CtrlC, Patience};
 
 /// What ends recorded texts: the models of the card speak ChatML.
@@ -51,9 +52,15 @@ pub(super) fn all(
         (Some(dir), Some(fingerprint)) => Some(AnswerLog::open(&dir.join("answers.jsonl"), fingerprint)?),
         _ => None,
     };
-    let execute: Option<&Execute<'_>> = None;
     let ctrl_c = CtrlC::install(Patience::None)?;
     let stop = ctrl_c.interrupt();
+    let programs = ready.iter().flat_map(|ready| &ready.part.tasks).any(|task| task.judge == Some(Judge::Programs));
+    let sandbox = if programs && args.allow_code_execution { Some(sandbox(output)?) } else { None };
+    let run_programs = |programs: &[String]| {
+        let Some(sandbox) = &sandbox else { return Ok(Vec::new()) };
+        Ok(sandbox.run(programs, &|| stop.is_set())?.iter().map(ToString::to_string).collect())
+    };
+    let execute = sandbox.is_some().then_some(&run_programs as &Execute<'_>);
     let start = (Instant::now(), SystemTime::now());
     let (mut results, mut resumed, mut entries): (Vec<TaskResult>, usize, Vec<Option<Entry>>) = (Vec::new(), 0, Vec::new());
     let mut left_out: Map<String, Value> = Map::new();
@@ -112,6 +119,9 @@ pub(super) fn all(
     }
     settings(&mut json, args, plan, fingerprint, recorded.is_some());
     json.insert("data".into(), origins.into());
+    if let Some(sandbox) = &sandbox {
+        json.insert("sandbox".into(), json!({ "python": sandbox.python_version(), "not_enforced": sandbox.missing() }));
+    }
     json.insert("cost".into(), cost_json(cost, resumed, start.0));
     time(&mut json, start);
     let text = serde_json::to_string_pretty(&json)?;
@@ -136,6 +146,15 @@ pub(super) fn all(
         note(output, &line);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where programs run. What this machine can not enforce is said before any does.
+fn sandbox(output: &Output) -> Result<Sandbox> {
+    let sandbox = Sandbox::new(sol_eval::sandbox::Options::default())?;
+    note(output, &format!("programs that the model writes run in a sandbox, with Python {}", sandbox.python_version()));
+    // Said even when quiet: it is for the user to know what may happen.
+    sandbox.missing().iter().for_each(|missing| say(&format!("the sandbox is not whole: {missing}")));
+    Ok(sandbox)
 }
 
 /// Shows how far a task is and what it scores, and logs its samples.

@@ -84,6 +84,9 @@ pub(crate) struct Args {
     /// Write what was asked, answered and earned of every document to samples_<task>.jsonl
     #[arg(long, requires = "output")]
     log_samples: bool,
+    /// Let programs that the model wrote run here, in a sandbox (MBPP and its like)
+    #[arg(long)]
+    allow_code_execution: bool,
     /// Answers that are generated together [default: as many of 16 as memory has room for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     batch_size: Option<u16>,
