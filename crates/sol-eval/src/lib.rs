@@ -4,7 +4,8 @@
 //! Read in this order: [`document`] (what crosses every border of this crate: a document with its question, a model's answer, the
 //! figures it earns), [`task`] (a benchmark as data: where its rows are, how a row becomes a prompt, what is measured), [`data`]
 //! (rows from a folder or from the hub), [`prompt`] (rows to documents), [`model`] (who answers), [`log`] (answers on disk),
-//! [`metrics`] (answers to figures), [`results`] (figures to tables), [`run`] (a task from rows to figures).
+//! [`metrics`] (answers to figures), [`results`] (figures to tables), [`run`] (a task from rows to figures), [`report`] (finished runs: shown,
+//! compared).
 //!
 //! This crate knows no terminal.
 
@@ -16,6 +17,7 @@ pub mod metrics;
 pub mod model;
 pub mod prompt;
 pub mod python;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod task;

@@ -233,7 +233,9 @@ fn gold(choices: &[Choice], target: &Value, metrics: &[(Arc<str>, Measure)]) -> 
 /// The place of the first largest.
 pub(super) fn best(values: impl Iterator<Item = Option<f64>>) -> Option<usize> {
     let values = values.enumerate().filter_map(|(i, v)| Some((i, v?)));
-    values.fold(None, |best: Option<(usize, f64)>, (i, v)| if best.is_some_and(|b| b.1 >= v) { best } else { Some((i, v)) }).map(|b| b.0)
+    values
+        .fold(None, |best: Option<(usize, f64)>, (i, v)| if best.is_some_and(|b| b.1 >= v) { best } else { Some((i, v)) })
+        .map(|b| b.0)
 }
 
 /// The texts in nested lists.

@@ -1,5 +1,6 @@
 //! How sure a difference is: two sets of figures for the same items.
 
+use serde::Serialize;
 use statrs::function::beta::checked_beta_reg;
 
 /// A pair of values that one item earned in two runs, and of how many parts each is the sum.
@@ -11,22 +12,14 @@ pub(super) struct Pair {
 }
 
 /// How a p value was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Test {
     /// Exact McNemar test, two-sided: among the items that only one run got right, is either run ahead by more than chance?
+    #[serde(rename = "mcnemar")]
     McNemar,
     /// Student's t test of the paired differences, two-sided.
+    #[serde(rename = "paired-t")]
     PairedT,
-}
-
-impl Test {
-    /// As in tables and in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::McNemar => "mcnemar",
-            Self::PairedT => "paired-t",
-        }
-    }
 }
 
 /// What pairs tell.
@@ -37,13 +30,13 @@ pub(super) struct Summary {
     pub(super) b: f64,
     pub(super) difference: f64,
     pub(super) stderr: Option<f64>,
-    pub(super) a_better: usize,
-    pub(super) b_better: usize,
+    pub(super) a_higher: usize,
+    pub(super) b_higher: usize,
     pub(super) p: f64,
     pub(super) test: Test,
 }
 
-/// `None` of no pairs. `a_better` and `b_better` count the larger values.
+/// `None` of no pairs. `a_higher` and `b_higher` count the larger values.
 pub(super) fn summarize(pairs: &[Pair]) -> Option<Summary> {
     if pairs.is_empty() {
         return None;
@@ -55,14 +48,14 @@ pub(super) fn summarize(pairs: &[Pair]) -> Option<Summary> {
     // Of a ratio of sums, in which items are drawn whole; with one part each, the error of a mean.
     let squares: f64 = pairs.iter().map(|p| (p.b - p.a - difference * p.parts).powi(2)).sum();
     let stderr = (pairs.len() > 1).then(|| (squares * n / (n - 1.0)).sqrt() / parts);
-    let a_better = pairs.iter().filter(|p| p.a > p.b).count();
-    let b_better = pairs.iter().filter(|p| p.b > p.a).count();
+    let a_higher = pairs.iter().filter(|p| p.a > p.b).count();
+    let b_higher = pairs.iter().filter(|p| p.b > p.a).count();
     let binary = pairs.iter().all(|p| p.parts == 1.0 && [p.a, p.b].iter().all(|v| *v == 0.0 || *v == 1.0));
     let (p, test) = match binary {
-        true => (sign_test(a_better, b_better), Test::McNemar),
+        true => (sign_test(a_higher, b_higher), Test::McNemar),
         false => (t_test(difference, stderr, n - 1.0), Test::PairedT),
     };
-    Some(Summary { items: pairs.len(), a, b, difference, stderr, a_better, b_better, p, test })
+    Some(Summary { items: pairs.len(), a, b, difference, stderr, a_higher, b_higher, p, test })
 }
 
 /// Twice the chance that a fair coin thrown `a + b` times shows the rarer side at most as often as it did.
@@ -117,7 +110,7 @@ mod tests {
     }
 
     const SIGN: [(usize, usize, f64); 5] =
-    [(1, 2, 1.0), (0, 5, 0.0625), (3, 12, 0.03515625), (40, 70, 0.005447429511444476), (1200, 1000, 2.1817026407914194e-05)];
+        [(1, 2, 1.0), (0, 5, 0.0625), (3, 12, 0.03515625), (40, 70, 0.005447429511444476), (1200, 1000, 2.1817026407914194e-05)];
 
     /// `scipy.stats.ttest_rel(b, a)` of SciPy 1.17.1.
     #[test]
@@ -125,8 +118,11 @@ mod tests {
         let (a, b) = ([1.0, 2.5, 3.0, 4.0, 7.0], [1.5, 2.0, 4.5, 5.0, 9.0]);
         let pairs: Vec<Pair> = a.iter().zip(b).map(|(a, b)| Pair { a: *a, b, parts: 1.0 }).collect();
         let s = summarize(&pairs).unwrap();
-        assert_eq!((s.items, s.a_better, s.b_better, s.test), (5, 1, 4, Test::PairedT));
-        assert!(close(s.difference, 0.9) && close(s.stderr.unwrap(), 0.43011626335213127) && close(s.p, 0.10453999977837544), "{s:?}");
+        assert_eq!((s.items, s.a_higher, s.b_higher, s.test), (5, 1, 4, Test::PairedT));
+        assert!(
+            close(s.difference, 0.9) && close(s.stderr.unwrap(), 0.43011626335213127) && close(s.p, 0.10453999977837544),
+            "{s:?}"
+        );
     }
 
     /// Ten instructions of three prompts; the error is that of `(n / (n - 1) · Σ (d - r·m)²)½ / Σ m`, by hand.
