@@ -58,6 +58,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A report could not be written.
+    #[error("the report could not be written: {0}")]
+    Report(std::io::Error),
     /// The user wants to stop.
     #[error("interrupted")]
     Interrupted,

@@ -5,12 +5,15 @@
 //! one self-contained page of a run; [`compare`] says what changed from one run to another, and whether by more than chance.
 
 mod compare;
+mod html;
 mod run;
 mod sample;
 mod statistics;
 mod table;
+mod view;
 
 pub use compare::{Change, Comparison, Difference, Matched, Scope, Side, compare};
+pub use html::{Limits, html, html_within};
 pub use run::Run;
 pub use sample::{Choice, Measure, Sample, Samples};
 pub use statistics::Test;

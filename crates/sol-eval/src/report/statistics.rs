@@ -80,7 +80,7 @@ fn t_test(difference: f64, stderr: Option<f64>, freedom: f64) -> f64 {
 }
 
 /// Holm's correction: p values under which the chance of even one false alarm among all of them is what it says.
-pub fn holm(p: &[f64]) -> Vec<f64> {
+pub(super) fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|i, j| p[*i].total_cmp(&p[*j]));
     let mut corrected = vec![1.0; p.len()];
