@@ -69,7 +69,7 @@ pub enum Scope {
     Task,
     /// The documents of a group's tasks, pooled.
     Group,
-    /// The documents of all tasks, pooled, each by its task's first metric.
+    /// The documents of all tasks, pooled, each by its task's first metric; but of those only where that is right or wrong.
     All,
 }
 
@@ -294,13 +294,13 @@ fn differences(a: &Run, b: &Run, pairs: &[(String, Key, Vec<Pair>)]) -> Vec<Diff
     tasks
 }
 
-/// All documents by their tasks' first metrics, where there are several tasks and these are all right or wrong.
+/// All documents of the tasks whose first metrics are right or wrong, where there are several such tasks.
 fn all(pairs: &[(String, Key, Vec<Pair>)]) -> Option<Vec<Pair>> {
     let mut tasks = HashSet::new();
-    let first: Vec<_> = pairs.iter().filter(|(task, ..)| tasks.insert(task)).collect();
-    let pool: Vec<Pair> = first.iter().flat_map(|(_, _, pairs)| pairs).copied().collect();
-    let binary = summarize(&pool).is_some_and(|s| s.test == Test::McNemar);
-    (binary && first.len() > 1).then_some(pool)
+    let first = pairs.iter().filter(|(task, ..)| tasks.insert(task));
+    let binary = |pairs: &[Pair]| summarize(pairs).is_some_and(|s| s.test == Test::McNemar);
+    let pools: Vec<&[Pair]> = first.map(|(_, _, pairs)| pairs.as_slice()).filter(|pairs| binary(pairs)).collect();
+    (pools.len() > 1).then(|| pools.concat())
 }
 
 fn correct(rows: &mut [Difference]) {
@@ -314,7 +314,7 @@ fn correct(rows: &mut [Difference]) {
 fn warnings(a: &Run, b: &Run, tasks: &[Matched]) -> Vec<String> {
     let mut warnings = Vec::new();
     let unlike = |a: &Value, b: &Value| a != b && !(a.as_f64().is_some() && a.as_f64() == b.as_f64());
-    let name = |value: &Value| head(&text(value), 40).to_owned();
+    let name = |value: &Value| if value.is_null() { "not set".to_owned() } else { head(&text(value), 40).to_owned() };
     for (section, what) in
         [("n-shot", "the number of examples"), ("versions", "the version"), ("n-samples", "the number of documents")]
     {
