@@ -149,10 +149,8 @@ fn hostile_text_stays_text() {
     assert_eq!(page.matches("</script").count(), 5);
     assert!(!page.contains("<img") && !page.contains("<!--") && !page.contains("src=x onerror=alert(2)>"));
     assert!(!page.contains("49 }") && page.contains("{{ 7 * 7 }}"), "a template in the data was run");
-    for outside in ["<link", "<iframe", " src=", "url(", "http://", "https://", "@import"] {
-        let found = page.replace(&embedded(&page, "items-2").to_string(), "").matches(outside).count();
-        let hostile = page.matches("&lt;img src=x").count() + page.matches("\\u003cimg src=x").count();
-        assert_eq!(found, if outside == " src=" { hostile } else { 0 }, "{outside}");
+    for outside in ["<link", "<iframe", "url(", "http://", "https://", "@import"] {
+        assert!(!page.contains(outside), "{outside}");
     }
     let items = embedded(&page, "items-2");
     assert_eq!((items[0]["a"][0].as_str(), items[0]["q"].as_str()), (Some(HOSTILE), Some(HOSTILE)));
@@ -207,8 +205,9 @@ fn two_runs_item_by_item() {
 
     let one = &comparison.differences[0];
     assert_eq!((one.name.as_str(), one.items, one.a, one.b, one.a_higher, one.b_higher), ("g_one", 20, 1.0, 0.5, 10, 0));
-    // 2 · 2⁻¹⁰, and three times that: `say` has two filters, and the smallest of four p values counts four times.
-    assert_eq!((one.test, one.p, one.p_holm, one.significant), (Test::McNemar, 2f64.powi(-9), 4.0 * 2f64.powi(-9), true));
+    // 2 · 2⁻¹⁰; the smallest of four p values (`say` has two filters) counts four times.
+    assert_eq!((one.test, one.significant), (Test::McNemar, true));
+    assert!((one.p * 512.0 - 1.0).abs() < 1e-12 && (one.p_holm * 128.0 - 1.0).abs() < 1e-12, "{one:?}");
     // Of ten differences of -1 and ten of 0.
     assert!((one.stderr.unwrap() - (0.25 / 19f64).sqrt()).abs() < 1e-12);
     let two = &comparison.tasks[1];
@@ -222,9 +221,22 @@ fn two_runs_item_by_item() {
     assert_eq!((change.task.as_str(), change.doc_id, change.a, change.b), ("g_one", 10, 1.0, 0.0));
     assert!(change.question.ends_with("Question 10: is this one right or wrong? Answer:"));
 
-    let mut table = comparison.table().lines().skip(2).collect::<Vec<_>>().join("\n");
-    table.insert(0, '\n');
-    insta::assert_snapshot!(table, @"");
+    let table = comparison.table().lines().skip(2).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!(table, @"
+    Warning: the number of examples is 5 in A and 0 in B, of g_one, g_two
+    Warning: documents in A only: 1, of g_two
+    Warning: documents of the same number but unlike, and so not compared: 1, of g_two
+    Warning: documents asked with another prompt, but compared: 1, of g_two
+    |Tasks    |Filter|Metric      | |Items|     A|     B|  B - A|Stderr|B>A|A>B|     p|p (Holm)| |
+    |---------|------|------------|-|----:|-----:|-----:|------:|-----:|--:|--:|-----:|-------:|-|
+    |g_one    |none  |acc         |↑|   20|1.0000|0.5000|-0.5000|0.1147|  0| 10|0.0020|  0.0078|*|
+    |g_two    |none  |acc         | |   18|0.2778|0.2778|+0.0000|0.0000|  0|  0|1.0000|  1.0000| |
+    |say      |strict|exact_match | |    1|0.0000|0.0000|+0.0000|   N/A|  0|  0|1.0000|  1.0000| |
+    |say      |loose |exact_match | |    1|1.0000|1.0000|+0.0000|   N/A|  0|  0|1.0000|  1.0000| |
+    |g        |none  |acc         |↑|   38|0.6579|0.3947|-0.2632|0.0724|  0| 10|0.0020|  0.0039|*|
+    |all tasks|      |first metric| |   39|0.6410|0.3846|-0.2564|0.0708|  0| 10|0.0020|  0.0039|*|
+    * more than chance: p below 0.05 after Holm's correction
+    ");
     let value = comparison.to_json();
     assert_eq!((&value["differences"][0]["test"], &value["differences"][0]["scope"]), (&json!("mcnemar"), &json!("task")));
     assert_eq!(value["changes"][0]["doc_id"], 10);

@@ -351,16 +351,16 @@ fn warnings(a: &Run, b: &Run, tasks: &[Matched]) -> Vec<String> {
         }
     }
     let counted = [
-        ("are in A only", (|t| t.only_a) as fn(&Matched) -> usize),
-        ("are in B only", |t| t.only_b),
-        ("have the number of another one in the other run and were not compared", |t| t.unlike),
-        ("were asked with another prompt, and compared", |t| t.other_prompt),
+        ("in A only", (|t| t.only_a) as fn(&Matched) -> usize),
+        ("in B only", |t| t.only_b),
+        ("of the same number but unlike, and so not compared", |t| t.unlike),
+        ("asked with another prompt, but compared", |t| t.other_prompt),
     ];
     for (what, count) in counted {
         let some: Vec<&str> = tasks.iter().filter(|t| count(t) > 0).map(|t| t.task.as_str()).collect();
         if !some.is_empty() {
             let documents: usize = tasks.iter().map(count).sum();
-            warnings.push(format!("{documents} documents of {} {what}", names(&some)));
+            warnings.push(format!("documents {what}: {documents}, of {}", names(&some)));
         }
     }
     for (run, other, side) in [(a, b, "A"), (b, a, "B")] {
