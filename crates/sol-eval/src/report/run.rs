@@ -139,7 +139,7 @@ impl Run {
 }
 
 /// Parses JSON, also with the `NaN` and `Infinity` that Python writes: they become `null`.
-pub(super) fn parse<'a, T: serde::de::DeserializeOwned>(text: &'a str) -> Result<T, serde_json::Error> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
     serde_json::from_str(text).or_else(|e| match without_nan(text) {
         Cow::Borrowed(_) => Err(e),
         Cow::Owned(text) => serde_json::from_str(&text),
