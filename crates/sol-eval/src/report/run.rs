@@ -57,8 +57,10 @@ impl Run {
 
     /// Name of the model, or else of the folder.
     pub fn model(&self) -> String {
-        let named =
-            ["model_name", "model"].iter().filter_map(|key| self.results.get(*key)?.as_str()).find(|name| !name.is_empty());
+        let named = ["model_name", "model", "model_source"]
+            .iter()
+            .filter_map(|key| self.results.get(*key)?.as_str())
+            .find(|name| !name.is_empty());
         let folder = || self.file.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         named.map(str::to_owned).or_else(folder).unwrap_or_else(|| "a model".into())
     }
