@@ -78,6 +78,9 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// A report could not be written.
+    #[error("the report could not be written: {0}")]
+    Report(std::io::Error),
     /// The user wants to stop.
     #[error("interrupted")]
     Interrupted,

@@ -5,8 +5,8 @@
 //! figures it earns), [`task`] (a benchmark as data: where its rows are, how a row becomes a prompt, what is measured), [`data`]
 //! (rows from a folder or from the hub), [`prompt`] (rows to documents), [`model`] (who answers), [`log`] (answers on disk),
 //! [`metrics`] (answers to figures), [`results`] (figures to tables), [`samples`] (every document on disk), [`run`] (a task from
-//! rows to figures), [`suite`] (a published table and its settings). [`sandbox`]
-//! runs programs that a model wrote.
+//! rows to figures), [`suite`] (a published table and its settings), [`report`] (finished runs: shown, compared). [`sandbox`] runs
+//! programs that a model wrote.
 //!
 //! This crate knows no terminal.
 
@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod model;
 pub mod prompt;
 pub mod python;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod samples;

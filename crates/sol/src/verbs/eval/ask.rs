@@ -19,7 +19,7 @@ use sol_eval::suite::Entry;
 use sol_eval::task::{Judge, Registry};
 
 use super::plan::Plan;
-use super::{Args, Ready, write};
+use super::{Args, Ready, finished, write};
 use crate::common::{Meter, Output, note, print, say};
 use crate::ctrl_c::{CtrlC, Patience};
 
@@ -82,7 +82,7 @@ pub(super) fn all(
                 Some(model) => model.eos(),
                 None => Some(RECORDED_END.to_owned()),
             };
-            let samples = match (&args.output, args.log_samples) {
+            let samples = match (&args.output, args.log_samples || args.report.is_some()) {
                 (Some(dir), true) => Some(Samples::create(dir, &task.name, eos)?),
                 _ => None,
             };
@@ -127,6 +127,9 @@ pub(super) fn all(
     let text = serde_json::to_string_pretty(&json)?;
     if let Some(dir) = &args.output {
         write::whole(&dir.join("results.json"), text.as_bytes())?;
+    }
+    if let (Some(dir), Some(page)) = (&args.output, &args.report) {
+        finished::page(dir, page, output)?;
     }
     if output.json {
         print(&text)?;

@@ -1,6 +1,7 @@
 //! `sol eval`: benchmarks, as lm-evaluation-harness runs them.
 
 mod ask;
+mod finished;
 mod model;
 mod plan;
 mod write;
@@ -23,14 +24,18 @@ use crate::common::{Bars, Output, RunOptions, note, print};
 /// Arguments.
 #[derive(clap::Args)]
 #[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
     after_help = "Examples:\n  sol eval --list\n  sol eval --data DIR --tasks arc_challenge --num-fewshot 25 --limit 100 --output results\n  \
-    sol eval --data DIR --tasks 'mmlu_*,gsm8k_cot' -m MODEL.gguf\n  sol eval --suite solar-pro-preview --allow-code-execution --output results\n\nRows \
+    sol eval --data DIR --tasks 'mmlu_*,gsm8k_cot' -m MODEL.gguf\n  sol eval --suite solar-pro-preview --allow-code-execution --output results\n  sol eval compare results other-results\n\nRows \
     come from the hub and are kept in its cache (HF_TOKEN for gated ones, \
     HF_HUB_OFFLINE), or from DIR, which has a folder for each benchmark with the rows of its data set as JSON Lines (test.jsonl, .gz or .zst) \
     or Parquet, in the columns of the data set on the hub. With --output, answers are kept as they come: the \
     same command goes on where it was stopped."
 )]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    finished: Option<finished::Verb>,
     #[command(flatten)]
     run: RunOptions,
     /// Tasks, groups and patterns, separated by commas
@@ -84,6 +89,9 @@ pub(crate) struct Args {
     /// Write what was asked, answered and earned of every document to samples_<task>.jsonl
     #[arg(long, requires = "output")]
     log_samples: bool,
+    /// Write a page with the table, charts and every item that works without a network
+    #[arg(long, value_name = "FILE.html", requires = "output")]
+    report: Option<PathBuf>,
     /// Let programs that the model wrote run here, in a sandbox (MBPP and its like)
     #[arg(long)]
     allow_code_execution: bool,
@@ -114,6 +122,9 @@ fn gen_kwargs(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
+    if let Some(finished) = &args.finished {
+        return finished::run(finished, output);
+    }
     let mut registry = Registry::built_in()?;
     args.include.iter().try_for_each(|file| registry.include(file))?;
     if args.list {
