@@ -20,7 +20,7 @@ impl Samples {
     /// Begins the samples of a task in a folder. `eos` ends generated answers.
     pub fn create(folder: &Path, task: &str, eos: Option<String>) -> Result<Self> {
         let path = folder.join(format!("samples_{task}.jsonl"));
-        let file = tempfile::NamedTempFile::new_in(folder).map_err(|source| Error::Io { path: path.clone(), source })?;
+        let file = beside(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
         Ok(Self { path, file: std::io::BufWriter::new(file), eos })
     }
 
@@ -39,6 +39,15 @@ impl Samples {
         file.persist(&self.path).map_err(|e| io(e.error))?;
         Ok(())
     }
+}
+
+/// A file that will take a path's place, with the rights that files have here.
+pub fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
 }
 
 /// SHA-256 of a document's row, of its prompt and of its target, in hexadecimal digits.

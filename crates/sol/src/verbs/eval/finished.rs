@@ -51,8 +51,9 @@ pub(super) fn run(verb: &Verb, output: &Output) -> Result<ExitCode> {
                 print(&format!("\n{} figures of items changed{}", changes.len(), more(changes.len(), *items)))?;
             }
             for change in changes.iter().take(*items) {
-                let sol_eval::report::Change { task, doc_id, metric, a, b, question, .. } = change;
-                print(&format!("{task} {doc_id}, {metric}: {a} -> {b}  {question}"))?;
+                let sol_eval::report::Change { task, doc_id, metric, filter, a, b, question } = change;
+                let filter = if filter == "none" { String::new() } else { format!(" ({filter})") };
+                print(&format!("{task} {doc_id}, {metric}{filter}: {a} -> {b}  {question}"))?;
             }
         }
     }
@@ -66,8 +67,7 @@ fn more(there: usize, shown: usize) -> String {
 /// Writes the page of a run.
 pub(super) fn page(run: &Path, to: &Path, output: &Output) -> Result<()> {
     let shown = || format!("can not write {}", to.display());
-    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = BufWriter::new(tempfile::NamedTempFile::new_in(dir).with_context(shown)?);
+    let mut file = BufWriter::new(sol_eval::samples::beside(to).with_context(shown)?);
     html(&Run::open(run)?, &mut file)?;
     file.flush().with_context(shown)?;
     file.into_inner().map_err(std::io::IntoInnerError::into_error).with_context(shown)?.persist(to).with_context(shown)?;

@@ -42,8 +42,7 @@ pub(super) fn origins(data: &data::Source, ready: &[Ready<'_>], bars: &Bars) -> 
 /// A file that is there whole or not at all.
 pub(super) fn whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let shown = || format!("can not write {}", path.display());
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(shown)?;
+    let mut file = sol_eval::samples::beside(path).with_context(shown)?;
     file.write_all(bytes).with_context(shown)?;
     file.persist(path).with_context(shown)?;
     Ok(())
