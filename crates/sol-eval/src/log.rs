@@ -29,6 +29,11 @@ impl Recorded {
         Ok(Self { answers })
     }
 
+    /// Whether there are answers to any document of a task.
+    pub fn has(&self, task: &str) -> bool {
+        self.answers.keys().any(|(known, _)| known == task)
+    }
+
     /// The answer to a document; `None` where there is none. One that was given to another prompt is an error.
     pub fn answer(&self, document: &Document) -> Result<Option<Answer>> {
         let Some((answer, hash, file)) = self.answers.get(&(document.task.to_string(), document.doc_id as u64)) else {
@@ -168,8 +173,16 @@ impl AnswerLog {
         self.known.get(&key(document)).cloned()
     }
 
-    /// Keeps an answer.
+    /// Keeps an answer; not one that is no number, so that it is asked for again.
     pub fn push(&mut self, document: &Document, answer: &Answer) -> Result<()> {
+        let nan = match answer {
+            Answer::Choices(scores) => scores.iter().any(|(score, _)| score.is_nan()),
+            Answer::Rolling(sum) => sum.is_nan(),
+            Answer::Texts(_) => false,
+        };
+        if nan {
+            return Ok(());
+        }
         let mut line = Map::new();
         line.insert("request".into(), key(document).into());
         line.insert("task".into(), (*document.task).into());

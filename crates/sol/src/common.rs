@@ -242,7 +242,7 @@ impl Meter {
     /// For `total` steps called `unit`.
     pub(crate) fn new(output: &Output, total: u64, unit: &str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-        let template = format!("[{{bar:30}}] {{pos}}/{{len}} {unit}, {{eta}} left {{msg}}");
+        let template = format!("[{{bar:30}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left {{msg}}");
         bar.set_style(ProgressStyle::with_template(&template).expect("a valid template").progress_chars("=> "));
         Self { bar, shown: false, quiet: output.quiet, start: Instant::now() }
     }

@@ -143,3 +143,129 @@ fn what_is_wrong_is_said_with_its_place() {
     assert_eq!(machine.run(&["eval"]).code, Some(2));
     assert!(machine.run(&["eval", "--list"]).ok().contains("mmlu_world_religions"));
 }
+
+const NEWS: &str = r#"
+name = "news"
+version = 1.0
+kind = "loglikelihood_rolling"
+text = "{{question}}"
+
+[data]
+folder = "colours"
+rows = ["test"]
+"#;
+
+const CODE: &str = r#"
+name = "code"
+version = 1.0
+kind = "generate_until"
+judge = "programs"
+text = "{{prompt}}"
+target = "{{tests}}"
+
+[data]
+folder = "code"
+rows = ["test"]
+
+[generate]
+max_length = 64
+do_sample = true
+n_samples = 2
+"#;
+
+#[test]
+fn samples_are_scored_again_shown_and_compared() {
+    let (machine, model) = (machine(), fixture("chat-tiny"));
+    let run = |more: &[&str]| machine.run(&arguments(&model, more));
+    let json = |more: &[&str]| -> Value { serde_json::from_str(&run(&[&["--json", "-q"][..], more].concat()).ok()).unwrap() };
+    let tasks = ["--tasks", "colours,essay"];
+    let first = json(&[&tasks[..], &["--output", "a", "--report", "a.html"]].concat());
+    let again = json(&[&tasks[..], &["--answers", "a/samples_colours.jsonl", "--answers", "a/samples_essay.jsonl"]].concat());
+    assert_eq!((&again["results"], &again["task_hashes"]), (&first["results"], &first["task_hashes"]));
+    let line = fs::read_to_string(machine.dir.path().join("a/samples_colours.jsonl")).unwrap();
+    let line: Value = serde_json::from_str(line.lines().nth(3).unwrap()).unwrap();
+    assert_eq!((&line["doc_id"], &line["arguments"][1][1], &line["target"]), (&3.into(), &" dark blue".into(), &"0".into()));
+    assert!(line["acc"].is_f64() && line["resps"][2][0][0].is_f64());
+    let page = fs::read_to_string(machine.dir.path().join("a.html")).unwrap();
+    assert!(page.contains("colours") && page.contains("What is 3?"));
+
+    // Other examples change what is said; how an answer ends, how it is generated.
+    json(&[&tasks[..], &["--output", "b", "--log-samples", "--num-fewshot", "0", "--gen-kwargs", "max_gen_toks=2"]].concat());
+    let compared = machine.run(&["eval", "compare", "a", "b"]);
+    assert!(compared.stdout.contains("|colours") && compared.stdout.contains("number of examples is 2"), "{compared:?}");
+    assert!(machine.run(&["eval", "compare", "a", "a"]).ok().contains("+0.0000"));
+    let missing = machine.run(&["eval", "compare", "a", "nowhere"]);
+    assert!(missing.code == Some(1) && missing.stderr.contains("nowhere"), "{missing:?}");
+    machine.run(&["eval", "report", "b", "b.html"]).ok();
+    assert!(machine.dir.path().join("b.html").is_file());
+}
+
+#[test]
+fn texts_have_a_perplexity_and_sharing_changes_no_figure() {
+    let (machine, model) = (machine(), fixture("chat-tiny"));
+    fs::write(machine.dir.path().join("news.toml"), NEWS).unwrap();
+    let json = |more: &[&str]| -> Value {
+        let more = [&["--include", "news.toml", "--json", "-q", "--tasks", "news,colours"][..], more].concat();
+        serde_json::from_str(&machine.run(&arguments(&model, &more)).ok()).unwrap()
+    };
+    let shared = json(&[]);
+    let words = shared["results"]["news"]["word_perplexity,none"].as_f64().unwrap();
+    let bytes = shared["results"]["news"]["byte_perplexity,none"].as_f64().unwrap();
+    let bits = shared["results"]["news"]["bits_per_byte,none"].as_f64().unwrap();
+    assert!((bytes.log2() - bits).abs() < 1e-9 && words > bytes && bits > 0.0);
+    assert_eq!(shared["results"]["news"]["word_perplexity_stderr,none"], "N/A");
+    // "What is 3?" has 3 words and 10 bytes; two of the twelve numbers have two digits.
+    assert!((words.ln() * 36.0 - bytes.ln() * 122.0).abs() < 1e-6);
+    let alone = json(&["--no-prefix-sharing"]);
+    assert_eq!(alone["results"], shared["results"]);
+    assert_eq!(alone["cost"]["computed_tokens"], alone["cost"]["naive_tokens"]);
+    assert!(shared["cost"]["computed_tokens"].as_u64() < alone["cost"]["computed_tokens"].as_u64());
+}
+
+#[test]
+fn programs_run_only_where_the_user_lets_them() {
+    let machine = machine();
+    let dir = machine.dir.path();
+    fs::write(dir.join("code.toml"), CODE).unwrap();
+    fs::create_dir_all(dir.join("data/code")).unwrap();
+    fs::write(dir.join("data/code/test.jsonl"), "{\"prompt\": \"x = 1\\n\", \"tests\": \"assert x == y\"}\n").unwrap();
+    fs::write(dir.join("answers.jsonl"), "{\"task\": \"code\", \"doc_id\": 0, \"raw\": [\"y = 1\", \"y = 2\"]}\n").unwrap();
+    let run = |more: &[&str]| {
+        let common = ["eval", "--data", "data", "--include", "code.toml", "--tasks", "code", "--answers", "answers.jsonl"];
+        machine.run(&[&common[..], more].concat())
+    };
+    let refused = run(&[]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("--allow-code-execution"), "{refused:?}");
+    if std::process::Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no python3");
+        return;
+    }
+    let allowed = run(&["--allow-code-execution", "--output", "out", "--log-samples"]);
+    assert!(allowed.stdout.contains("|pass@1|") && allowed.stdout.contains("|0.5000|"), "{allowed:?}");
+    assert!(allowed.stderr.contains("sandbox"), "{allowed:?}");
+    let line: Value = serde_json::from_str(&fs::read_to_string(dir.join("out/samples_code.jsonl")).unwrap()).unwrap();
+    assert_eq!(line["verdicts"], serde_json::json!(["passed", "failed: "]));
+}
+
+#[test]
+fn the_card_is_a_suite_and_rows_without_data_are_left_out() {
+    let machine = machine();
+    let dir = machine.dir.path().join("data/eq_bench");
+    fs::create_dir_all(&dir).unwrap();
+    let reference: String = (1..5).map(|i| format!("'emotion{i}': 'E{i}', 'emotion{i}_score': {i}, ")).collect();
+    let row = serde_json::json!({ "prompt": "How?", "reference_answer_fullscale": format!("{{{reference}}}") });
+    fs::write(dir.join("validation.jsonl"), format!("{row}\n{row}\n")).unwrap();
+    let raw = "E1: 1\\nE2: 2\\nE3: 3\\nE4: 4";
+    let answers = format!(
+        "{{\"task\": \"eq_bench\", \"doc_id\": 0, \"raw\": \"{raw}\"}}\n{{\"task\": \"eq_bench\", \"doc_id\": 1, \"raw\": \"no\"}}\n"
+    );
+    fs::write(machine.dir.path().join("answers.jsonl"), answers).unwrap();
+    let arguments = ["eval", "--data", "data", "--suite", "solar-pro-preview", "--answers", "answers.jsonl"];
+    let chat = ["--apply-chat-template=chatml"];
+    let shown = machine.run(&[&arguments[..], &chat].concat());
+    let line = shown.stdout.lines().find(|line| line.starts_with("|EQ-Bench")).unwrap_or_else(|| panic!("{shown:?}"));
+    assert!(line.contains("50.00 ±50.00") && line.contains(" 77.91 "), "{line}");
+    assert!(shown.stderr.contains("ARC-C is left out") && shown.stdout.contains("left out"), "{shown:?}");
+    let unknown = machine.run(&["eval", "--suite", "solar"]);
+    assert!(unknown.stderr.contains("there is solar-pro-preview"), "{unknown:?}");
+}

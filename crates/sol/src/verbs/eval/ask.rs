@@ -66,13 +66,19 @@ pub(super) fn all(
     let mut left_out: Map<String, Value> = Map::new();
     for (row, Ready { part, prepared, settings, left_out: why }) in ready.iter().enumerate() {
         let before = results.len();
-        let runs_code = part.tasks.iter().any(|task| task.judge == Some(Judge::Programs)) && execute.is_none();
-        if runs_code && plan.suite.is_some() {
-            note(
-                output,
-                &format!("{} is left out: it runs programs that a model wrote; --allow-code-execution lets it", part.name),
-            );
-            left_out.insert(part.name.clone(), "--allow-code-execution was not given".into());
+        let missing = match (&plan.suite, &recorded) {
+            (None, _) => None,
+            (Some(_), Some(recorded)) if !part.tasks.iter().any(|task| recorded.has(&task.name)) => {
+                Some("there are no answers to it")
+            }
+            (Some(_), _) if execute.is_none() && part.tasks.iter().any(|task| task.judge == Some(Judge::Programs)) => {
+                Some("it runs programs that a model wrote; --allow-code-execution lets it")
+            }
+            _ => None,
+        };
+        if let Some(missing) = missing.filter(|_| why.is_none()) {
+            note(output, &format!("{} is left out: {missing}", part.name));
+            left_out.insert(part.name.clone(), missing.into());
             entries.push(None);
             continue;
         }

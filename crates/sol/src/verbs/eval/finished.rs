@@ -44,7 +44,6 @@ pub(super) fn run(verb: &Verb, output: &Output) -> Result<ExitCode> {
                 print(&serde_json::to_string_pretty(&comparison.to_json())?)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            comparison.warnings.iter().for_each(|warning| note(output, warning));
             print(comparison.table().trim_end())?;
             let changes = &comparison.changes;
             if !changes.is_empty() {
