@@ -64,7 +64,9 @@ impl Recorded {
 fn answer(line: &Value) -> Option<Answer> {
     match &line["raw"] {
         Value::String(text) => return Some(Answer::Texts(vec![text.clone()])),
-        Value::Array(texts) => return texts.iter().map(|t| Some(t.as_str()?.to_owned())).collect::<Option<_>>().map(Answer::Texts),
+        Value::Array(texts) => {
+            return texts.iter().map(|t| Some(t.as_str()?.to_owned())).collect::<Option<_>>().map(Answer::Texts);
+        }
         _ => {}
     }
     match &line["responses"] {

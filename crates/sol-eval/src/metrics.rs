@@ -105,7 +105,12 @@ impl<'a> Metrics<'a> {
                 "acc_norm" => first_maximum(scores.iter().zip(lengths.clone()).map(|((score, _), length)| score / length)),
                 _ => first_maximum(scores.iter().map(|(score, _)| *score)),
             };
-            Figure { filter: "none".into(), metric: name.clone(), value: f64::from(u8::from(gold == Some(right))), share: Share::Document }
+            Figure {
+                filter: "none".into(),
+                metric: name.clone(),
+                value: f64::from(u8::from(gold == Some(right))),
+                share: Share::Document,
+            }
         };
         self.task.metrics.iter().map(metric).collect()
     }
@@ -145,8 +150,7 @@ impl<'a> Metrics<'a> {
     fn emotions(&self, document: &Document, text: &str) -> Result<Scored, String> {
         let empty = Row::new();
         let (score, read) = eq_bench::score(document.row.as_object().unwrap_or(&empty), text)?;
-        let figure =
-            |metric: &str, value| Figure { filter: "none".into(), metric: metric.into(), value, share: Share::Document };
+        let figure = |metric: &str, value| Figure { filter: "none".into(), metric: metric.into(), value, share: Share::Document };
         let figures = vec![figure("eqbench", score), figure("percent_parseable", if read { 100.0 } else { 0.0 })];
         Ok(Scored { filtered: Vec::new(), figures })
     }
@@ -175,12 +179,8 @@ impl<'a> Metrics<'a> {
         let text = document.target.as_str().filter(|target| !target.is_empty()).unwrap_or(&document.context);
         let words = text::pieces(text) as f64;
         let bytes = text.len() as f64;
-        let figure = |metric: &str, units| Figure {
-            filter: "none".into(),
-            metric: metric.into(),
-            value: sum,
-            share: Share::Units(units),
-        };
+        let figure =
+            |metric: &str, units| Figure { filter: "none".into(), metric: metric.into(), value: sum, share: Share::Units(units) };
         let figures = vec![figure("word_perplexity", words), figure("byte_perplexity", bytes), figure("bits_per_byte", bytes)];
         Scored { filtered: Vec::new(), figures }
     }

@@ -1,13 +1,13 @@
 //! A task from its rows to its figures.
 
+use crate::Error;
 use crate::Result;
 use crate::document::{Answer, Document, Scored};
-use crate::Error;
 use crate::log::{AnswerLog, Recorded};
 use crate::metrics::{Execute, Metrics};
 use crate::model::Model;
 use crate::prompt::{Prepared, Settings};
-use crate::results::{TaskResult, Tally};
+use crate::results::{Tally, TaskResult};
 use crate::task::{Judge, Kind};
 
 /// Who answers.

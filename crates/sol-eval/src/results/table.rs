@@ -32,13 +32,15 @@ pub fn table(tasks: &[TaskResult], groups: &[GroupResult]) -> String {
         }
         grouped.push(figure(&group.name, group.version, String::new(), " (macro)", &group.macro_mean));
     }
-    let head = |first: &str| ["Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"].map(str::to_owned).into_iter().fold(
-        vec![first.to_owned()],
-        |mut head, cell| {
-            head.push(cell);
-            head
-        },
-    );
+    let head = |first: &str| {
+        ["Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"].map(str::to_owned).into_iter().fold(
+            vec![first.to_owned()],
+            |mut head, cell| {
+                head.push(cell);
+                head
+            },
+        )
+    };
     let right = [1, 3, 6, 8];
     let mut text = grid(&head("Tasks"), &rows, &right);
     if !grouped.is_empty() {
