@@ -44,10 +44,14 @@ impl Score {
 
     /// Log-likelihood, and whether every token is the likeliest.
     pub(super) fn read(&self, reply: &Reply) -> Result<(f64, bool), String> {
-        let logprobs = reply.choices.first().and_then(|choice| choice.logprobs.as_ref()).ok_or(NO_ECHO)?;
+        let choice = reply.choices.first().ok_or(NO_ECHO)?;
+        let logprobs = choice.logprobs.as_ref().ok_or(NO_ECHO)?;
         let scores = &logprobs.token_logprobs;
         let range = match &self.prompt {
-            Prompt::Text(text) => logprobs.span(text, self.from)?,
+            Prompt::Text(text) => {
+                let echoed = choice.text.as_ref().is_some_and(|echo| echo.contains(text.trim()));
+                logprobs.span(text, self.from, echoed)?
+            }
             Prompt::Tokens(tokens) => {
                 // With or without the token that was made.
                 if scores.len() < tokens.len() {
@@ -229,11 +233,13 @@ struct Logprobs {
 
 impl Logprobs {
     /// Which tokens are the prompt's end from byte `from` on. A token that begins before it belongs to what is before, unless it is
-    /// all there is.
-    fn span(&self, prompt: &str, from: usize) -> Result<Range<usize>, String> {
+    /// all there is. `echoed` says whether the answer's text holds the prompt.
+    fn span(&self, prompt: &str, from: usize, echoed: bool) -> Result<Range<usize>, String> {
         let (starts, from, end) = match self.starts(prompt) {
             Some(starts) => (starts, from as i64, prompt.len() as i64),
             // As the API has it: in characters, and a text that it is hard to say of tokens.
+            // Of a server that echoes nothing, the tokens would be others.
+            None if !echoed => return Err(NO_ECHO.into()),
             None => {
                 let starts = self.text_offset.clone().filter(|offsets| offsets.len() == self.tokens.len()).ok_or(NO_ECHO)?;
                 let added = self.tokens.first().filter(|first| is_mark(first) && !prompt.starts_with(first.as_str()));
@@ -258,7 +264,11 @@ impl Logprobs {
                 return None;
             }
             let mut next = -space;
-            let starts = self.tokens[added..].iter().map(|token| std::mem::replace(&mut next, next + token.len() as i64).max(0));
+            let starts = self.tokens[added..].iter().map(|token| {
+                let start = next.max(0);
+                next += token.len() as i64;
+                start
+            });
             Some(std::iter::repeat_n(-1, added).chain(starts).collect())
         })
     }
@@ -279,7 +289,7 @@ mod tests {
     use super::*;
 
     fn score(context: &str, continuation: &str, logprobs: &Value) -> Result<(f64, bool), String> {
-        let reply = json!({"choices": [{"text": "", "logprobs": logprobs}]});
+        let reply = json!({"choices": [{"text": format!("{context}{continuation}!"), "logprobs": logprobs}]});
         let reply = Reply::parse(reply.to_string().as_bytes())?;
         let prompt = Prompt::Text(format!("{context}{continuation}"));
         Score { prompt, from: crate::python::text::rstrip(context).len(), whole: false }.read(&reply)
