@@ -4,15 +4,16 @@
 //! `/chat/completions`. With the model's tokenizer at hand prompts are sent as tokens, cut and split as the harness does it; without
 //! one as text, and the server's tokens are found in the text by where they begin.
 //!
-//! Read in this order: this file (what is asked, who asks, where answers go), `wire` (how a question and an answer are written),
-//! `client` (requests, retries, refusals).
+//! Read in this order: this file (what is asked, where answers go), `crew` (who asks), `wire` (how a question and an answer are
+//! written), `client` (requests, retries, refusals).
 
 mod client;
+mod crew;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,7 +21,8 @@ use sha2::{Digest, Sha256};
 use sol_text::Tokenizer;
 
 use self::client::{Client, server};
-use self::wire::{Generate, Prompt, Reply, Score};
+use self::crew::{Came, Crew, Job, Part, Shared, Work};
+use self::wire::{Generate, Prompt, Score};
 use super::split::{Splitter, eos, hash_tokens};
 use super::{Cost, Model};
 use crate::document::{Answer, Ask, Document, GenKwargs};
@@ -95,41 +97,12 @@ pub struct Remote {
     cost: Cost,
 }
 
-/// What every thread that asks needs.
-struct Shared {
-    client: Client,
-    model: String,
-    retries: u32,
-    /// The server takes `n`, as far as known.
-    takes_n: AtomicBool,
-}
-
-/// A question to the server: one part of a document's answer.
-struct Job {
-    document: usize,
-    part: usize,
-    work: Work,
-}
-
-enum Work {
-    Score(Score),
-    Generate(Generate),
-}
-
-/// What a question earned.
-enum Part {
-    Score(f64, bool),
-    Texts(Vec<String>),
-}
-
 /// A document's answer as it grows.
 #[derive(Default)]
 struct Growing {
     parts: Vec<Option<Part>>,
     missing: usize,
 }
-
-type Came = (usize, Result<(Part, Cost)>);
 
 impl Remote {
     /// Greets the server: a wrong address or key is known at once. (A server that lists no models is fine.)
@@ -262,96 +235,6 @@ impl Growing {
     }
 }
 
-impl Shared {
-    fn run(&self, work: &Work, halt: &AtomicBool) -> Result<(Part, Cost)> {
-        let mut cost = Cost::default();
-        let part = match work {
-            Work::Score(score) => {
-                let hint = |status: u16| match (status, &score.prompt) {
-                    (400 | 422, Prompt::Text(_)) => format!("; {}", wire::NO_ECHO),
-                    (400 | 422, Prompt::Tokens(_)) => {
-                        format!("; {}, and prompts of tokens where --tokenizer is given", wire::NO_ECHO)
-                    }
-                    _ => String::new(),
-                };
-                let reply = self.post("completions", &score.body(&self.model), halt, &hint, &mut cost)?;
-                cost.generated = 0;
-                let (sum, greedy) = score.read(&reply).map_err(|problem| server(&self.client.url("completions"), problem))?;
-                Part::Score(sum, greedy)
-            }
-            Work::Generate(generate) => Part::Texts(self.texts(generate, halt, &mut cost)?),
-        };
-        Ok((part, cost))
-    }
-
-    /// As many as are wanted: in one request where the server does that, else one by one, with other seeds.
-    fn texts(&self, generate: &Generate, halt: &AtomicBool, cost: &mut Cost) -> Result<Vec<String>> {
-        let mut texts: Vec<String> = Vec::new();
-        while texts.len() < generate.samples {
-            let missing = generate.samples - texts.len();
-            let n = if self.takes_n.load(Ordering::Relaxed) { missing } else { 1 };
-            let body = generate.body(&self.model, texts.len(), n);
-            let hint = |_| match generate.prompt {
-                Prompt::Tokens(_) => "; a server that takes no prompts of tokens is asked without --tokenizer".to_owned(),
-                Prompt::Text(_) => String::new(),
-            };
-            let reply = match self.post(generate.path(), &body, halt, &hint, cost) {
-                Err(Error::Refused { status: 400 | 422, .. }) if n > 1 => {
-                    self.takes_n.store(false, Ordering::Relaxed);
-                    continue;
-                }
-                reply => reply?,
-            };
-            let come = generate.read(reply).map_err(|problem| server(&self.client.url(generate.path()), problem))?;
-            if come.len() < n {
-                self.takes_n.store(false, Ordering::Relaxed);
-            }
-            texts.extend(come.into_iter().take(missing));
-        }
-        Ok(texts)
-    }
-
-    fn post(&self, path: &str, body: &Value, halt: &AtomicBool, hint: &dyn Fn(u16) -> String, cost: &mut Cost) -> Result<Reply> {
-        let text = self.client.ask(path, Some(body), self.retries, halt, hint)?;
-        let reply = Reply::parse(&text).map_err(|problem| server(&self.client.url(path), problem))?;
-        let (prompt, cached, made) = reply.usage();
-        cost.computed += prompt - cached;
-        cost.naive += prompt;
-        cost.generated += made;
-        Ok(reply)
-    }
-}
-
-/// Threads that ask. They are not waited for: a slow server must not hold up whoever wants to stop.
-struct Crew {
-    jobs: Vec<Job>,
-    next: AtomicUsize,
-    halt: AtomicBool,
-}
-
-impl Crew {
-    fn work(&self, shared: &Shared, came: &SyncSender<Came>) {
-        while !self.halt.load(Ordering::Relaxed) {
-            let at = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(job) = self.jobs.get(at) else { return };
-            let result = shared.run(&job.work, &self.halt);
-            let failed = result.is_err();
-            if came.send((at, result)).is_err() || failed {
-                return;
-            }
-        }
-    }
-}
-
-/// However [`Remote::answer`] ends, nobody asks on.
-struct Halt(Arc<Crew>);
-
-impl Drop for Halt {
-    fn drop(&mut self) {
-        self.0.halt.store(true, Ordering::Relaxed);
-    }
-}
-
 impl Model for Remote {
     /// A hash of the model's name, of what the server says of it, of the tokens, and of the settings that change answers. The
     /// server's address is none: the same model may move.
@@ -393,27 +276,17 @@ impl Model for Remote {
         }
         self.cost = cost;
         let mut open = jobs.len();
-        let crew = Arc::new(Crew { jobs, next: AtomicUsize::new(0), halt: AtomicBool::new(false) });
-        let _halt = Halt(Arc::clone(&crew));
-        // Room for all: no thread ever waits to hand over.
-        let (sender, answers) = sync_channel(open.max(1));
-        for _ in 0..self.concurrency.min(open) {
-            let (crew, shared, sender) = (Arc::clone(&crew), Arc::clone(&self.shared), sender.clone());
-            let thread = std::thread::Builder::new().name("sol-eval-ask".into());
-            let failed = |source| Error::Io { path: "a thread to ask the server".into(), source };
-            thread.spawn(move || crew.work(&shared, &sender)).map_err(failed)?;
-        }
-        drop(sender);
+        let crew = Crew::start(&self.shared, jobs, self.concurrency)?;
         let mut end = None;
         while open > 0 {
             let came: Option<Came> = match &end {
-                None => match answers.recv_timeout(POLL) {
+                None => match crew.answers.recv_timeout(POLL) {
                     Ok(came) => Some(came),
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => break,
                 },
                 // What has come is delivered; nothing is waited for.
-                Some(_) => match answers.try_recv() {
+                Some(_) => match crew.answers.try_recv() {
                     Ok(came) => Some(came),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 },
@@ -421,7 +294,7 @@ impl Model for Remote {
             match came {
                 Some((at, Ok(part))) => {
                     open -= 1;
-                    self.deliver(documents, &mut growing, (&crew.jobs[at], part), each)?;
+                    self.deliver(documents, &mut growing, (crew.job(at), part), each)?;
                 }
                 Some((_, Err(e))) => end = end.or(Some(e)),
                 None => {}

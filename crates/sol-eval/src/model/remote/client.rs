@@ -39,9 +39,15 @@ pub(super) struct Client {
 /// Why a try failed.
 enum Failure {
     /// Another may not. When the server wants it.
-    Passing(Error, Option<Duration>),
+    Passing(Box<Error>, Option<Duration>),
     /// So will the next.
-    Final(Error),
+    Final(Box<Error>),
+}
+
+impl Failure {
+    fn last(url: &str, problem: impl Into<String>) -> Self {
+        Self::Final(Box::new(server(url, problem.into())))
+    }
 }
 
 impl Client {
@@ -104,8 +110,8 @@ impl Client {
             self.wait_for_turn(halt)?;
             let (error, asked) = match self.once(&url, body.as_deref(), hint) {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing(error, asked)) => (error, asked),
+                Err(Failure::Final(error)) => return Err(*error),
+                Err(Failure::Passing(error, asked)) => (*error, asked),
             };
             if tries == retries {
                 return Err(given_up(error, tries + 1));
@@ -142,7 +148,7 @@ impl Client {
         if let Some(key) = &self.api_key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let unusable = |e: ureq::http::Error| Failure::Final(server(url, format!("the address or the key can not be sent: {e}")));
+        let unusable = |e: ureq::http::Error| Failure::last(url, format!("the address or the key can not be sent: {e}"));
         let sent = match body {
             Some(body) => self.agent.run(request.header("content-type", "application/json").body(body).map_err(unusable)?),
             None => self.agent.run(request.body(()).map_err(unusable)?),
@@ -152,7 +158,7 @@ impl Client {
         if status.is_redirection() {
             let to = header(&headers, "location").unwrap_or("nowhere").to_owned();
             let problem = format!("it redirects to {}; give that address as --base-url if you trust it", shown(&to));
-            return Err(Failure::Final(server(url, problem)));
+            return Err(Failure::last(url, problem));
         }
         let text = answer.into_body().into_with_config().limit(LONGEST).read_to_vec();
         if !status.is_success() {
@@ -177,7 +183,7 @@ impl Client {
         };
         let spent = message.contains("insufficient_quota");
         let message = if message.is_empty() { message } else { format!(": {message}") };
-        let error = Error::Refused { url: url.to_owned(), status: code, message, hint };
+        let error = Box::new(Error::Refused { url: url.to_owned(), status: code, message, hint });
         match code {
             429 if spent => Failure::Final(error),
             501 | 505 => Failure::Final(error),
@@ -188,9 +194,9 @@ impl Client {
 
     /// No answer, or half of one.
     fn broken(&self, url: &str, error: &ureq::Error) -> Failure {
-        let passing = |problem: String| Failure::Passing(server(url, problem), None);
+        let passing = |problem: String| Failure::Passing(Box::new(server(url, problem)), None);
         match error {
-            ureq::Error::HostNotFound => Failure::Final(server(url, "no host has this name".into())),
+            ureq::Error::HostNotFound => Failure::last(url, "no host has this name"),
             ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
                 passing("no connection in time; is the server up?".into())
             }
@@ -201,19 +207,15 @@ impl Client {
             ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
                 passing("the connection was refused; is the server up?".into())
             }
-            ureq::Error::Io(e) if e.to_string().contains("lookup address") => {
-                Failure::Final(server(url, "no host has this name".into()))
-            }
+            ureq::Error::Io(e) if e.to_string().contains("lookup address") => Failure::last(url, "no host has this name"),
             ureq::Error::Io(_) | ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) | ureq::Error::BodyStalled => {
                 passing(format!("the connection broke: {error}"))
             }
-            ureq::Error::BodyExceedsLimit(_) => {
-                Failure::Final(server(url, format!("the answer is longer than {} MiB", LONGEST >> 20)))
-            }
+            ureq::Error::BodyExceedsLimit(_) => Failure::last(url, format!("the answer is longer than {} MiB", LONGEST >> 20)),
             ureq::Error::Rustls(_) | ureq::Error::Tls(_) => {
-                Failure::Final(server(url, format!("no secure connection: {error} (SSL_CERT_FILE names other certificates)")))
+                Failure::last(url, format!("no secure connection: {error} (SSL_CERT_FILE names other certificates)"))
             }
-            other => Failure::Final(server(url, other.to_string())),
+            other => Failure::last(url, other.to_string()),
         }
     }
 }

@@ -221,13 +221,16 @@ impl Reply {
     }
 }
 
+/// The likeliest tokens at a place.
+type Top = HashMap<String, Option<f64>>;
+
 #[derive(Deserialize)]
 struct Logprobs {
     #[serde(default)]
     tokens: Vec<String>,
     #[serde(default)]
     token_logprobs: Vec<Option<f64>>,
-    top_logprobs: Option<Vec<Option<HashMap<String, Option<f64>>>>>,
+    top_logprobs: Option<Vec<Option<Top>>>,
     text_offset: Option<Vec<i64>>,
 }
 
@@ -245,7 +248,10 @@ impl Logprobs {
                 let added = self.tokens.first().filter(|first| is_mark(first) && !prompt.starts_with(first.as_str()));
                 let added = added.and(starts.get(1)).copied().unwrap_or(0);
                 let chars = |text: &str| text.chars().count() as i64;
-                let starts = starts.iter().map(|start| start - added).collect();
+                let starts: Vec<i64> = starts.iter().map(|start| start - added).collect();
+                if starts.first().is_none_or(|first| *first > 0) {
+                    return Err(NO_ECHO.into());
+                }
                 (starts, chars(&prompt[..from]), chars(prompt))
             }
         };
