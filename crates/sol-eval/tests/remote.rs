@@ -234,8 +234,8 @@ fn with_a_tokenizer_prompts_are_tokens_split_and_cut_as_in_the_harness() {
             (sum + score, greedy && top)
         })
     };
-    // A token is made, so of ten nine are left.
-    let cut = |tokens: &[u32]| tokens[tokens.len().saturating_sub(9)..].to_vec();
+    // A token is made, so of sixteen fifteen are left.
+    let cut = |tokens: &[u32]| tokens[tokens.len().saturating_sub(15)..].to_vec();
     let choice = |document: &Document, choice: &str| {
         let whole = encode(&format!("{}{choice}", document.context));
         let continuation = whole.len() - encode(document.context.trim_end()).len();
@@ -246,14 +246,14 @@ fn with_a_tokenizer_prompts_are_tokens_split_and_cut_as_in_the_harness() {
     let mut sum = 0.0;
     let mut end = 1;
     while end < rolled.len() {
-        let scored = (rolled.len() - end).min(8);
+        let scored = (rolled.len() - end).min(14);
         end += scored;
         sum += score(&cut(&rolled[..end]), scored).0;
     }
     let mut expected: Vec<Answer> =
         documents[..3].iter().map(|d| Answer::Choices(vec![choice(d, " yes"), choice(d, " no way")])).collect();
     expected.extend([Answer::Rolling(sum), Answer::Rolling(0.0)]);
-    let mut remote = Remote::new(RemoteOptions { tokenizer: Some(tokenizer()), max_length: Some(10), ..options(&url) }).unwrap();
+    let mut remote = Remote::new(RemoteOptions { tokenizer: Some(tokenizer()), max_length: Some(16), ..options(&url) }).unwrap();
     assert_eq!(ask_all(&mut remote, &documents), expected);
     assert_eq!(remote.cost().truncated, 1);
     assert_eq!(remote.eos().as_deref(), tokens.token(tokens.eos().unwrap()));
