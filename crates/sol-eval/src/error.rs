@@ -81,6 +81,26 @@ pub enum Error {
     /// A report could not be written.
     #[error("the report could not be written: {0}")]
     Report(std::io::Error),
+    /// A model's server that does not answer, or not as it should.
+    #[error("{url}: {problem}")]
+    Server {
+        /// What was asked.
+        url: String,
+        /// What went wrong, and what to do.
+        problem: String,
+    },
+    /// A model's server that refuses.
+    #[error("{url} answered {status}{message}{hint}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server says.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// The user wants to stop.
     #[error("interrupted")]
     Interrupted,

@@ -347,7 +347,7 @@ mod tests {
         entries[row] = Some(entry);
         let table = card.table("mine", &entries);
         let line = table.lines().find(|line| line.starts_with("|ARC-C")).unwrap();
-        assert!(line.contains("74.06*") && line.contains("68.86 ") && line.contains(" ±1.37"), "{line}");
+        assert!(line.contains("74.06*") && line.contains("68.86 ") && line.contains(" ±1.36"), "{line}");
         assert!(table.contains("left out"), "{table}");
         assert_eq!(card.json(&entries)["rows"][row]["differs"][3], true);
     }

@@ -391,7 +391,7 @@ impl Client {
 }
 
 /// The machine's certificates, which a company's proxy may need; Mozilla's on one that has none.
-fn root_certs() -> RootCerts {
+pub fn root_certs() -> RootCerts {
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
         tracing::debug!(%error, "reading the machine's certificates");

@@ -38,6 +38,7 @@ pub use config::{DEFAULT_ENDPOINT, HubConfig, Timeouts};
 pub use dataset::DatasetFiles;
 pub use default_model::PinnedModel;
 pub use error::{Error, Result};
+pub use http::root_certs;
 pub use inventory::{CachedFile, CachedModel, Removed};
 pub use progress::{Progress, Silent};
 pub use reference::{ALIASES, Alias, DEFAULT_ALIAS, ModelRef};

@@ -38,7 +38,7 @@ enum Verb {
     /// Prefill and decode speed, as llama-bench reports them
     Bench(verbs::bench::Args),
     /// Benchmarks, as lm-evaluation-harness runs them
-    Eval(verbs::eval::Args),
+    Eval(Box<verbs::eval::Args>),
     /// What a checkpoint is, tensor by tensor, and what it will need
     Inspect(verbs::inspect::Args),
     /// Logits of given token ids, for comparison with other implementations
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Run(args) => verbs::run::run(args, output),
         Verb::Bench(args) => verbs::bench::run(args, output),
-        Verb::Eval(args) => verbs::eval::run(args, output),
+        Verb::Eval(args) => verbs::eval::run(*args, output),
         Verb::Inspect(args) => verbs::inspect::run(args, output),
         Verb::Logits(args) => verbs::logits::run(args, output),
         Verb::Tokenize(args) => verbs::tokenize::run(args, output),

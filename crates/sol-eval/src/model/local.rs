@@ -2,12 +2,11 @@
 
 use std::cell::RefCell;
 
-use sol_engine::{LanguageModel, Prompt, Sampling, Scorer, Scoring};
-use sol_text::Encode;
+use sol_engine::{LanguageModel, Prompt, Sampling, Scorer};
 
+use super::split::{Splitter, eos, hash_tokens};
 use super::{Cost, Model};
 use crate::document::{Answer, Ask, Document, GenKwargs};
-use crate::python::text::rstrip;
 use crate::{Error, Result};
 
 /// A model in this process.
@@ -35,6 +34,7 @@ impl<'a> Local<'a> {
     }
 
     fn choices(&mut self, documents: &[Document], stop: &dyn Fn() -> bool, each: &mut dyn FnMut(usize, Answer)) -> Result<()> {
+        let splitter = splitter(self.model, self.add_bos)?;
         let mut scorings = Vec::new();
         let mut places = Vec::new();
         let mut answers: Vec<(Vec<(f64, bool)>, usize)> = Vec::with_capacity(documents.len());
@@ -44,13 +44,9 @@ impl<'a> Local<'a> {
                 continue;
             };
             answers.push((vec![(0.0, false); choices.len()], choices.len()));
-            // The same for all choices: tokenising is not free.
-            let context = self.encode(rstrip(&document.context))?.len();
-            let mut truncated = false;
-            for (k, choice) in choices.iter().enumerate() {
-                scorings.push(self.split(document, context, choice, &mut truncated)?);
-                places.push((i, k));
-            }
+            let (split, truncated) = splitter.choices(document, choices)?;
+            places.extend((0..split.len()).map(|k| (i, k)));
+            scorings.extend(split);
             self.cost.truncated += u64::from(truncated);
         }
         self.scorer.score(self.model.engine(), &scorings, stop, &mut |at, score| {
@@ -65,59 +61,17 @@ impl<'a> Local<'a> {
         Ok(())
     }
 
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.model.tokenizer()?.encode(text, Encode { add_bos: self.add_bos, parse_special: true })?)
-    }
-
-    /// A context's and a continuation's tokens as the harness splits them: spaces that end the context go to the continuation, both
-    /// are tokenised as one text, and the length of the context alone, in tokens, says where the continuation begins.
-    fn split(&self, document: &Document, context: usize, continuation: &str, truncated: &mut bool) -> Result<Scoring> {
-        let problem = |problem: &str| Error::Document {
-            task: document.task.to_string(),
-            doc_id: document.doc_id,
-            problem: format!("{problem}, continuation '{continuation}'"),
-        };
-        let (mut tokens, length) = if document.context.is_empty() {
-            let first = self.prefix(document)?;
-            let tokens = self.encode(continuation)?;
-            let length = tokens.len();
-            ([&[first], &tokens[..]].concat(), length)
-        } else {
-            let whole = self.encode(&(document.context.clone() + continuation))?;
-            let length = whole.len().saturating_sub(context);
-            (whole, length)
-        };
-        if length == 0 || tokens.len() <= length {
-            return Err(problem("nothing is left of the context or the continuation once both are tokens"));
-        }
-        let longest = self.model.context() + 1;
-        if tokens.len() > longest {
-            if length >= longest {
-                return Err(problem("the continuation does not fit the context"));
-            }
-            *truncated = true;
-            tokens.drain(..tokens.len() - longest);
-        }
-        Ok(Scoring { tokens, continuation: length })
-    }
-
-    /// Log-likelihoods of whole texts, in windows that fill the context and do not overlap in what they score, the first after the
-    /// token that begins a text.
+    /// Log-likelihoods of whole texts.
     fn rolling(&mut self, documents: &[Document], stop: &dyn Fn() -> bool, each: &mut dyn FnMut(usize, Answer)) -> Result<()> {
         let mut scorings = Vec::new();
         let mut places = Vec::new();
         let mut answers: Vec<(f64, usize)> = vec![(0.0, 0); documents.len()];
-        let longest = self.model.context();
+        let splitter = splitter(self.model, self.add_bos)?;
         for (i, document) in documents.iter().enumerate().filter(|(_, d)| d.ask == Ask::Rolling) {
-            let tokens = [&[self.prefix(document)?][..], &self.encode(&document.context)?].concat();
-            let mut end = 1;
-            while end < tokens.len() {
-                let scored = (tokens.len() - end).min(longest);
-                end += scored;
-                scorings.push(Scoring { tokens: tokens[end.saturating_sub(longest + 1)..end].to_vec(), continuation: scored });
-                places.push(i);
-                answers[i].1 += 1;
-            }
+            let windows = splitter.windows(document)?;
+            places.extend(windows.iter().map(|_| i));
+            answers[i].1 = windows.len();
+            scorings.extend(windows);
             if answers[i].1 == 0 {
                 each(i, Answer::Rolling(0.0));
             }
@@ -134,16 +88,6 @@ impl<'a> Local<'a> {
             }
         })?;
         Ok(())
-    }
-
-    /// The token in front of a text that has nothing in front of it.
-    fn prefix(&self, document: &Document) -> Result<u32> {
-        let tokenizer = self.model.tokenizer()?;
-        tokenizer.bos().or(tokenizer.eos()).ok_or_else(|| Error::Document {
-            task: document.task.to_string(),
-            doc_id: document.doc_id,
-            problem: "an empty context, and the tokenizer has no token that begins a text".into(),
-        })
     }
 
     fn texts(&mut self, documents: &[Document], stop: &dyn Fn() -> bool, each: &mut dyn FnMut(usize, Answer)) -> Result<()> {
@@ -184,24 +128,21 @@ impl<'a> Local<'a> {
 
     fn prompt(&mut self, document: &Document, kwargs: &GenKwargs) -> Result<Prompt> {
         let stop: Vec<String> = kwargs.until().map(str::to_owned).chain(self.eos()).collect();
-        let programs = kwargs.programs();
-        // A tokenizer that begins texts with a token says so where it may.
-        let add_bos = self.add_bos || programs;
-        let mut tokens = self.model.tokenizer()?.encode(&document.context, Encode { add_bos, parse_special: true })?;
-        let max_tokens = kwargs.max_tokens(tokens.len());
-        let longest = self.model.context().saturating_sub(max_tokens).max(1);
-        if tokens.len() > longest {
-            self.cost.truncated += 1;
-            tokens.drain(..tokens.len() - longest);
-        }
+        let splitter = splitter(self.model, self.add_bos)?;
+        let (tokens, max_tokens, truncated) = splitter.prompt(document, kwargs, self.model.context())?;
+        self.cost.truncated += u64::from(truncated);
         let sampling = Sampling {
             temperature: kwargs.temperature() as f32,
             top_p: kwargs.number("top_p").unwrap_or(1.0) as f32,
             top_k: kwargs.number("top_k").unwrap_or(0.0) as usize,
             ..Sampling::default()
         };
-        Ok(Prompt { tokens, sampling, max_tokens, stop, keep_special: programs })
+        Ok(Prompt { tokens, sampling, max_tokens, stop, keep_special: kwargs.programs() })
     }
+}
+
+fn splitter(model: &LanguageModel, add_bos: bool) -> Result<Splitter<'_>> {
+    Ok(Splitter { tokenizer: model.tokenizer()?, add_bos, longest: model.context() + 1 })
 }
 
 impl Model for Local<'_> {
@@ -216,8 +157,7 @@ impl Model for Local<'_> {
         use sha2::{Digest, Sha256};
         let mut hash = Sha256::new();
         if let Ok(tokenizer) = self.model.tokenizer() {
-            let tokens = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id));
-            tokens.for_each(|token| hash.update(format!("{token}\n")));
+            hash_tokens(tokenizer, &mut hash);
         }
         let (context, add_bos, eos) = (self.model.context(), self.add_bos, self.eos());
         let engine = self.model.engine();
@@ -234,8 +174,7 @@ impl Model for Local<'_> {
     }
 
     fn eos(&self) -> Option<String> {
-        let tokenizer = self.model.tokenizer().ok()?;
-        tokenizer.token(tokenizer.eos()?).map(str::to_owned)
+        eos(self.model.tokenizer().ok()?)
     }
 
     fn answer(

@@ -1,8 +1,11 @@
-//! Who answers: the engine of this process ([`Local`]), or whatever else is a [`Model`].
+//! Who answers: the engine of this process ([`Local`]), a server somewhere ([`Remote`]), or whatever else is a [`Model`].
 
 mod local;
+mod remote;
+mod split;
 
 pub use self::local::Local;
+pub use self::remote::{Remote, RemoteOptions, conversation};
 
 use crate::Result;
 use crate::document::{Answer, Document};

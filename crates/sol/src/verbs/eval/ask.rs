@@ -6,7 +6,6 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
-use sol_engine::LanguageModel;
 use sol_eval::document::{Answer, Document, Scored, Share};
 use sol_eval::log::{AnswerLog, Recorded};
 use sol_eval::metrics::Execute;
@@ -18,6 +17,7 @@ use sol_eval::sandbox::Sandbox;
 use sol_eval::suite::Entry;
 use sol_eval::task::{Judge, Registry};
 
+use super::model::Subject;
 use super::plan::Plan;
 use super::{Args, Ready, finished, write};
 use crate::common::{Meter, Output, note, print, say};
@@ -31,7 +31,7 @@ pub(super) fn all(
     registry: &Registry,
     plan: &Plan,
     ready: &[Ready<'_>],
-    subject: Option<&mut LanguageModel>,
+    mut subject: Option<&mut Subject>,
     origins: Map<String, Value>,
     output: &Output,
 ) -> Result<ExitCode> {
@@ -39,11 +39,16 @@ pub(super) fn all(
         std::fs::create_dir_all(dir).with_context(|| format!("can not make the folder {}", dir.display()))?;
     }
     let recorded = if args.answers.is_empty() { None } else { Some(Recorded::open(&args.answers)?) };
-    let mut local = subject.filter(|_| recorded.is_none()).map(Local::new);
-    if args.no_prefix_sharing {
-        local = local.map(Local::without_sharing);
-    }
-    let mut model: Option<&mut dyn Model> = local.as_mut().map(|local| local as &mut dyn Model);
+    let mut local = None;
+    let mut model: Option<&mut dyn Model> = match &mut subject {
+        Some(_) if recorded.is_some() => None,
+        Some(Subject::Local(model)) => {
+            let model = Local::new(model);
+            Some(local.insert(if args.no_prefix_sharing { model.without_sharing() } else { model }))
+        }
+        Some(Subject::Remote(model)) => Some(model),
+        None => None,
+    };
     let fingerprint = model.as_mut().map(|model| match args.run.rope_factors {
         None => model.fingerprint(),
         Some(_) => format!("{}, rope factors {:?}", model.fingerprint(), args.run.options().rope_factors),
@@ -147,7 +152,10 @@ pub(super) fn all(
     print(table(&results, &groups).trim_end())?;
     if recorded.is_none() {
         let share = cost.naive as f64 / cost.computed.max(1) as f64;
-        let mut line = format!("{} tokens computed ({share:.1} times fewer than one by one)", cost.computed);
+        let mut line = match args.base_url {
+            Some(_) => format!("{} tokens read, {} made", cost.naive, cost.generated),
+            None => format!("{} tokens computed ({share:.1} times fewer than one by one)", cost.computed),
+        };
         line += &format!(", {:.0} s", start.0.elapsed().as_secs_f64());
         if cost.truncated > 0 {
             line += &format!("; {} prompts lost their beginning to the context (--ctx)", cost.truncated);
@@ -199,17 +207,25 @@ impl Listener for Progress<'_> {
 }
 
 fn name(args: &Args) -> String {
-    let model = &args.run.model.model;
+    let model = args.served_model.as_ref().unwrap_or(&args.run.model.model);
     Path::new(model).file_stem().map_or_else(|| model.clone(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// Everything that a figure depends on.
 fn settings(json: &mut Map<String, Value>, args: &Args, plan: &Plan, fingerprint: Option<String>, recorded: bool) {
-    let model = if recorded { Value::Null } else { args.run.model.model.clone().into() };
+    let model = args.served_model.as_ref().unwrap_or(&args.run.model.model);
+    let model = if recorded { Value::Null } else { model.clone().into() };
     let options = args.run.options();
     json.insert("model".into(), model.clone());
     json.insert("model_name".into(), model);
-    json.insert("model_source".into(), if recorded { "answers" } else { "solarium" }.into());
+    json.insert(
+        "model_source".into(),
+        match &args.base_url {
+            _ if recorded => "answers".into(),
+            Some(url) => url.as_str().into(),
+            None => "solarium".into(),
+        },
+    );
     json.insert("model_fingerprint".into(), fingerprint.into());
     json.insert(
         "config".into(),

@@ -18,6 +18,7 @@ use sol_eval::python::Random;
 use sol_eval::task::Registry;
 use sol_hub::Hub;
 
+use self::model::Subject;
 use self::plan::{Part, parts};
 use crate::common::{Bars, Output, RunOptions, note, print};
 
@@ -77,6 +78,27 @@ pub(crate) struct Args {
     /// Change how tasks generate: temperature=0.5,do_sample=true,max_gen_toks=64
     #[arg(long, value_name = "KEY=VALUE,…", value_parser = gen_kwargs)]
     gen_kwargs: Option<Map<String, Value>>,
+    /// Ask an OpenAI-compatible server (http://localhost:8000/v1) instead of a model in this process
+    #[arg(long, value_name = "URL", requires = "served_model", conflicts_with_all = ["answers", "model", "no_prefix_sharing"])]
+    base_url: Option<String>,
+    /// The model's name at the server
+    #[arg(long, value_name = "NAME", requires = "base_url")]
+    served_model: Option<String>,
+    /// Key of the server
+    #[arg(long, value_name = "KEY", env = "OPENAI_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+    /// The served model's tokenizer (a model as for -m): prompts are sent as tokens, split as the harness splits them
+    #[arg(long, value_name = "MODEL", requires = "base_url")]
+    tokenizer: Option<String>,
+    /// Requests in flight at the server
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+    /// Tries after the first one where a server fails or is busy
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    retries: u32,
+    /// Most requests a minute that the server takes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    requests_per_minute: Option<u32>,
     /// Write the requests as JSON Lines and stop
     #[arg(long, value_name = "FILE", conflicts_with_all = ["answers", "output"])]
     requests: Option<PathBuf>,
@@ -139,9 +161,14 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let asks = args.requests.is_none() && args.answers.is_empty();
     let chats = plan.parts.iter().any(|part| part.chat);
     let own_template = chats && matches!(args.apply_chat_template.as_deref(), None | Some(""));
-    let mut subject = if asks || own_template { Some(model::open_model(&args, output)?) } else { None };
+    let mut subject = match &args.base_url {
+        Some(_) if !asks => None,
+        Some(_) => Some(Subject::Remote(model::remote(&args, output)?)),
+        None if asks || own_template => Some(Subject::Local(Box::new(model::open_model(&args, output)?))),
+        None => None,
+    };
     let chat = if chats { Some(model::chat(&args, subject.as_mut())?) } else { None };
-    let chat = chat.as_ref().map(|(render, _)| &**render as &Chat);
+    let chat = chat.as_deref().map(|render| render as &Chat);
     let settings = |part: &Part| Settings {
         num_fewshot: part.num_fewshot,
         fewshot_seed: args.fewshot_seed,

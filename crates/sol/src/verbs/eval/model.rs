@@ -2,13 +2,20 @@
 
 use anyhow::{Context, Result};
 use sol_engine::{LanguageModel, Message};
+use sol_eval::model::{Remote, RemoteOptions, conversation};
 use sol_text::{ChatTemplate, RenderOptions};
 
 use super::Args;
-use crate::common::{Output, open};
+use crate::common::{ModelArg, Output, open};
 
 /// Tokens of context where nobody asks for another number: more than any built-in benchmark needs.
 const CONTEXT: usize = 8192;
+
+/// Who is measured.
+pub(super) enum Subject {
+    Local(Box<LanguageModel>),
+    Remote(Remote),
+}
 
 /// Renders conversations.
 type Render = dyn Fn(&[Message]) -> sol_eval::Result<String>;
@@ -32,20 +39,38 @@ pub(super) fn open_model(args: &Args, output: &Output) -> Result<LanguageModel> 
     open(&path, options, output)
 }
 
-/// The template that `--apply-chat-template` names, the model's own where it names none; and its source.
-pub(super) fn chat(args: &Args, model: Option<&mut LanguageModel>) -> Result<(Box<Render>, String)> {
+pub(super) fn remote(args: &Args, output: &Output) -> Result<Remote> {
+    let (url, model) = (args.base_url.clone().unwrap_or_default(), args.served_model.clone().unwrap_or_default());
+    let tokenizer = match &args.tokenizer {
+        Some(model) => Some(sol_engine::open_tokenizer(&ModelArg { model: model.clone() }.resolve(output)?)?),
+        None => None,
+    };
+    Ok(Remote::new(RemoteOptions {
+        api_key: args.api_key.clone().filter(|key| !key.is_empty()),
+        concurrency: args.concurrency.into(),
+        retries: args.retries,
+        requests_per_minute: args.requests_per_minute,
+        tokenizer,
+        max_length: args.run.ctx,
+        ..RemoteOptions::new(url, model)
+    })?)
+}
+
+/// The template that `--apply-chat-template` names; where it names none, the model's own, or nothing but the conversation, for the
+/// server to render.
+pub(super) fn chat(args: &Args, subject: Option<&mut Subject>) -> Result<Box<Render>> {
     let generation = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-    let (template, options, name) = match (args.apply_chat_template.as_deref(), model) {
-        (Some("chatml"), _) => (ChatTemplate::chatml(), generation, "chatml".to_owned()),
-        (None | Some(""), Some(model)) => {
+    let (template, options) = match (args.apply_chat_template.as_deref(), subject) {
+        (Some("chatml"), _) => (ChatTemplate::chatml(), generation),
+        (None | Some(""), Some(Subject::Local(model))) => {
             let (template, options) = model.chat_template()?;
-            (template.clone(), options, "the model's".to_owned())
+            (template.clone(), options)
         }
-        (file, _) => {
-            let file = file.unwrap_or_default();
+        (None | Some(""), _) => return Ok(Box::new(|messages| Ok(conversation(messages)))),
+        (Some(file), _) => {
             let source = std::fs::read_to_string(file).with_context(|| format!("can not read the template {file}"))?;
-            (ChatTemplate::new(&source)?, generation, source)
+            (ChatTemplate::new(&source)?, generation)
         }
     };
-    Ok((Box::new(move |messages| Ok(template.render(messages, &options)?)), name))
+    Ok(Box::new(move |messages| Ok(template.render(messages, &options)?)))
 }
