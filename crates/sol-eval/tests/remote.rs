@@ -315,7 +315,7 @@ fn texts_are_asked_for_with_the_tasks_settings_and_cut_where_they_end() {
     assert_eq!((bodies.len(), &bodies[3]["seed"], bodies[3].get("n")), (4, &json!(8), None));
 
     let mut tokens = Remote::new(RemoteOptions { tokenizer: Some(tokenizer()), ..options(&url) }).unwrap();
-    ask_all(&mut tokens, &[greedy]);
+    ask_all(&mut tokens, &[Document { context: "Say".into(), ..greedy }]);
     assert!(seen.bodies.lock().unwrap()[4]["prompt"].as_array().is_some_and(|ids| ids.iter().all(Value::is_u64)));
 }
 
