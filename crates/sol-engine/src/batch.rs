@@ -55,7 +55,7 @@ struct Slot<'a> {
     sequence: Sequence,
     sampler: Sampler,
     stream: TokenStream,
-    stops: StopStrings<'a>,
+    stops: StopStrings,
     reply: Reply,
     /// The token to be read next, once the prompt is read.
     next: Option<u32>,

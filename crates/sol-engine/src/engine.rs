@@ -67,12 +67,15 @@ pub struct Engine<B: Backend> {
 }
 
 impl<B: Backend> Engine<B> {
-    /// An engine with room for `sequences` sequences (1 to [`memory::PREFILL_ROWS`]) of the model's context; `kv_type` `None`
-    /// takes what suits the weights.
-    pub fn new(model: Model<B>, kv_type: Option<KvType>, sequences: usize) -> Result<Self> {
+    /// An engine that advances up to `sequences` sequences (1 to [`memory::PREFILL_ROWS`]) together, with room for `kv_tokens` tokens
+    /// of all of them; `None`: for the model's context of each. `kv_type` `None` takes what suits the weights.
+    pub fn new(model: Model<B>, kv_type: Option<KvType>, sequences: usize, kv_tokens: Option<usize>) -> Result<Self> {
         check_sequences(sequences)?;
         let context = model.context();
-        let blocks = context.div_ceil(BLOCK_LEN).saturating_mul(sequences);
+        let blocks = match kv_tokens {
+            None => context.div_ceil(BLOCK_LEN).saturating_mul(sequences),
+            Some(tokens) => tokens.div_ceil(BLOCK_LEN).max(1),
+        };
         let kv_type = kv_type.unwrap_or_else(|| model.natural_kv_type());
         let rows = memory::pass_rows(model.spec(), context, sequences);
         Ok(Self {

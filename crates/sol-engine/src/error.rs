@@ -49,6 +49,12 @@ pub enum Error {
         /// The model's.
         context: usize,
     },
+    /// The engine's thread could not be started.
+    #[error("a thread can not be started: {source}")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
     /// Nothing to go on from.
     #[error("the prompt is empty: give at least one token")]
     EmptyPrompt,

@@ -25,6 +25,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// Sequences that the KV cache has room for and that [`Engine::step`] can advance together; default: 1.
     pub sequences: Option<usize>,
+    /// Tokens that the KV cache has room for in all sequences together; default: the context of each.
+    pub kv_tokens: Option<usize>,
     /// Number format of the KV cache; default: f32 for unquantised weights, else f16.
     pub kv_type: Option<KvType>,
     /// Ignore sliding windows.
@@ -91,7 +93,7 @@ impl LanguageModel {
             }
         }
         Ok(Self {
-            engine: Engine::new(model, options.kv_type, options.sequences.unwrap_or(1))?,
+            engine: Engine::new(model, options.kv_type, options.sequences.unwrap_or(1), options.kv_tokens)?,
             tokenizer,
             sequence: Sequence::default(),
             end_of_turn,

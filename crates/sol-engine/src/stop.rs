@@ -1,14 +1,14 @@
 //! Stop strings, also where they are spread over tokens.
 
 /// Holds back text that may be the beginning of a stop string.
-pub(crate) struct StopStrings<'a> {
-    stops: &'a [String],
+pub(crate) struct StopStrings {
+    stops: Vec<String>,
     held: String,
 }
 
-impl<'a> StopStrings<'a> {
-    pub(crate) fn new(stops: &'a [String]) -> Self {
-        Self { stops, held: String::new() }
+impl StopStrings {
+    pub(crate) fn new(stops: &[String]) -> Self {
+        Self { stops: stops.to_vec(), held: String::new() }
     }
 
     /// Takes text; gives `text` what is safe to show, and says whether a stop string came.
@@ -28,8 +28,8 @@ impl<'a> StopStrings<'a> {
     }
 
     /// What is still held when the answer has ended.
-    pub(crate) fn finish(self) -> String {
-        self.held
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 
     /// Length of the longest end of `held` that begins a stop string.

@@ -71,14 +71,16 @@ fn scores_are_those_of_each_request_alone() {
                 };
                 scorer.score(model.engine(), requests, &|| false, each).unwrap();
             }
-            let found: Vec<Score> = found.into_iter().map(Option::unwrap).collect();
+            let mut found: Vec<Score> = found.into_iter().map(Option::unwrap).collect();
             assert_eq!(found, expected, "{name}: {sequences} sequences, windows of {window}");
             let (computed, naive) = scorer.tokens();
             assert!(window < 7 || computed * 2 < naive, "{name}: {computed} of {naive}");
+            scorer.clear(model.engine());
             let mut alone = Scorer::without_sharing();
             alone.score(model.engine(), &requests(), &|| false, &mut |i, score| found[i] = score).unwrap();
             assert_eq!(found, expected, "{name}: without sharing");
             assert_eq!(alone.tokens().0, alone.tokens().1);
+            alone.clear(model.engine());
             let (computed, naive) = scorer.tokens();
             assert!(computed * 2 < naive, "{name}: {computed} of {naive}");
             scorer.clear(model.engine());

@@ -1,0 +1,338 @@
+//! What each pass of the decoder consists of.
+//!
+//! A pass takes one token of every request that is being answered and, in what room is left, pieces of prompts in the order they
+//! came. While somebody is being answered that room is as large as adds about [`PROMPT_SHARE`] of a pass's time, so that no
+//! stream stalls for others' prompts. A request whose beginning another one is just reading waits for that, and shares it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use sol_cpu::Cpu;
+use sol_model::BLOCK_LEN;
+
+use super::prefix::Prefixes;
+use super::slot::Slot;
+use super::{Event, Figures, Job};
+use crate::engine::{Engine, Sequence, Work};
+use crate::error::Error;
+use crate::generate::Finish;
+use crate::load::LanguageModel;
+use crate::sampling::Sampler;
+
+/// Time that pieces of prompts may add to a pass in which others are answered, in passes without such.
+const PROMPT_SHARE: f64 = 1.0;
+/// Tokens of prompts that such a pass reads at least, and while nothing is known of its times.
+const LEAST_PIECE: usize = 16;
+/// Of the room for prompts, what the first of them may take while others wait behind it, in quarters.
+const FIRST_QUARTERS: usize = 3;
+
+pub(super) struct Scheduler {
+    model: LanguageModel,
+    inbox: Receiver<Job>,
+    open: bool,
+    waiting: VecDeque<Job>,
+    /// In the order in which they came.
+    slots: Vec<Slot>,
+    prefixes: Prefixes,
+    pace: Pace,
+    figures: Arc<Figures>,
+}
+
+impl Scheduler {
+    pub(super) fn new(mut model: LanguageModel, inbox: Receiver<Job>, figures: Arc<Figures>) -> Self {
+        model.engine().widen();
+        figures.blocks.store(model.engine().blocks.len(), Ordering::Relaxed);
+        Self {
+            model,
+            inbox,
+            open: true,
+            waiting: VecDeque::new(),
+            slots: Vec::new(),
+            prefixes: Prefixes::default(),
+            pace: Pace::default(),
+            figures,
+        }
+    }
+
+    /// Answers until nobody can ask any more.
+    pub(super) fn run(mut self) {
+        while self.receive() {
+            self.drop_interrupted();
+            self.admit();
+            if let Err(error) = self.pass() {
+                let error = Arc::new(error);
+                for mut slot in std::mem::take(&mut self.slots) {
+                    slot.fail(&error);
+                    self.model.engine.release(std::mem::take(&mut slot.sequence));
+                }
+            }
+            self.tell();
+        }
+    }
+
+    /// Takes what has come; waits where there is nothing to do. Whether there is, or may be, something.
+    fn receive(&mut self) -> bool {
+        if self.slots.is_empty() && self.waiting.is_empty() {
+            if !self.open {
+                return false;
+            }
+            match self.inbox.recv() {
+                Ok(job) => self.waiting.push_back(job),
+                Err(_) => return false,
+            }
+        }
+        while self.open {
+            match self.inbox.try_recv() {
+                Ok(job) => self.waiting.push_back(job),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => self.open = false,
+            }
+        }
+        true
+    }
+
+    fn drop_interrupted(&mut self) {
+        let waiting = &self.figures.waiting;
+        self.waiting.retain_mut(|job| {
+            let gone = job.request.interrupt.is_set();
+            if gone {
+                waiting.fetch_sub(1, Ordering::Relaxed);
+                (job.sink)(Event::Done { text: String::new(), finish: Finish::Interrupted });
+            }
+            !gone
+        });
+        for at in (0..self.slots.len()).rev() {
+            if self.slots[at].request.interrupt.is_set() {
+                self.slots[at].done(Finish::Interrupted);
+                self.end(at);
+            }
+        }
+    }
+
+    /// Gives free places to those who wait.
+    fn admit(&mut self) {
+        while self.slots.len() < self.model.engine.sequences()
+            && let Some(mut job) = self.waiting.pop_front()
+        {
+            self.figures.waiting.fetch_sub(1, Ordering::Relaxed);
+            match self.slot_of(&job) {
+                Ok((sampler, stream)) => self.slots.push(Slot::new(job, sampler, stream)),
+                Err(error) => (job.sink)(Event::Failed(Arc::new(error))),
+            }
+        }
+    }
+
+    fn slot_of(&self, job: &Job) -> Result<(Sampler, sol_text::TokenStream), Error> {
+        let request = &job.request;
+        if request.prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        self.model.engine.check(&Sequence::default(), &request.prompt)?;
+        let most = self.model.engine.blocks.len() * BLOCK_LEN;
+        if request.prompt.len() > most {
+            return Err(Error::CacheFull { blocks: most / BLOCK_LEN, tokens: most });
+        }
+        self.model.engine.model().checkpoint().unchanged()?;
+        let sampler = Sampler::new(request.sampling.clone(), self.model.spec().vocab, &request.prompt)?;
+        Ok((sampler, self.model.tokenizer()?.stream(true)))
+    }
+
+    /// How many tokens each slot has in the next pass.
+    fn plan(&mut self) -> Vec<(usize, usize)> {
+        let engine = &mut self.model.engine;
+        let decoding = self.slots.iter().filter(|slot| slot.decodes()).count();
+        let mut room = engine.pass_rows() - decoding;
+        let mut outputs = engine.pass_outputs() - decoding;
+        if decoding > 0 {
+            room = room.min(self.pace.piece());
+        }
+        let mut plan: Vec<(usize, usize)> = Vec::new();
+        let prompts = self.slots.iter().filter(|slot| !slot.decodes()).count();
+        let mut first = prompts > 1;
+        for at in 0..self.slots.len() {
+            if self.slots[at].decodes() {
+                plan.push((at, 1));
+                continue;
+            }
+            if room == 0 || outputs == 0 {
+                continue;
+            }
+            if !self.slots[at].begun {
+                let tokens = &self.slots[at].tokens;
+                let found = self.prefixes.find(tokens).len() * BLOCK_LEN;
+                let reading = self.slots[..at].iter().filter(|other| other.begun);
+                let best = reading.map(|other| shared(tokens, &other.tokens)).max().unwrap_or(0);
+                let anew = self.slots[at].request.prompt_logprobs.is_some();
+                if best > found && !anew {
+                    continue;
+                }
+                let sequence = if anew { Sequence::default() } else { cached(&mut self.prefixes, engine, tokens) };
+                self.slots[at].begin(sequence);
+            }
+            let slot = &self.slots[at];
+            let mut len = slot.unread().len().min(room);
+            if first {
+                len = len.min((room * FIRST_QUARTERS).div_ceil(4));
+                first = false;
+            }
+            // Where every token's logits are wanted, fewer fit.
+            if slot.outputs(len).len() > outputs {
+                len = len.min(outputs);
+            }
+            outputs -= slot.outputs(len).len().min(outputs);
+            room -= len;
+            plan.push((at, len));
+        }
+        plan
+    }
+
+    /// One pass.
+    fn pass(&mut self) -> Result<(), Error> {
+        let mut plan = self.plan();
+        self.make_room(&mut plan);
+        if plan.is_empty() {
+            return Ok(());
+        }
+        let (engine, ends) = (&mut self.model.engine, &self.model.end_of_turn);
+        let context = engine.context();
+        let interrupts: Vec<_> = plan.iter().map(|(at, _)| self.slots[*at].request.interrupt.clone()).collect();
+        let all_gone = || interrupts.iter().all(crate::generate::Interrupt::is_set);
+        let wanted: Vec<Vec<usize>> = plan.iter().map(|(at, len)| self.slots[*at].outputs(*len)).collect();
+        let (mut work, mut goes_on) = (Vec::with_capacity(plan.len()), vec![true; plan.len()]);
+        let mut taken: Vec<(usize, Sequence)> =
+            plan.iter().map(|(at, _)| (*at, std::mem::take(&mut self.slots[*at].sequence))).collect();
+        let starts: Vec<usize> = taken.iter().map(|(_, sequence)| sequence.tokens.len()).collect();
+        let slots = &mut self.slots;
+        let pieces: Vec<Vec<u32>> =
+            plan.iter().zip(&starts).map(|((at, len), start)| slots[*at].tokens[*start..start + len].to_vec()).collect();
+        for (((_, sequence), tokens), outputs) in taken.iter_mut().zip(&pieces).zip(&wanted) {
+            work.push(Work { sequence, tokens, outputs });
+        }
+        let begun = Instant::now();
+        let result = engine.advance(&mut work, &all_gone, |i, token, logits| {
+            let (at, _) = plan[i];
+            if goes_on[i] {
+                goes_on[i] = slots[at].take(starts[i] + token, logits, ends, context);
+            }
+        });
+        drop(work);
+        for (at, sequence) in taken {
+            self.slots[at].sequence = sequence;
+        }
+        match result {
+            Err(Error::Interrupted) => return Ok(()),
+            result => result?,
+        }
+        let decoding =
+            plan.iter().zip(&starts).filter(|((at, len), start)| *len == 1 && **start >= self.slots[*at].request.prompt.len());
+        let decoding = decoding.count();
+        let rows: usize = plan.iter().map(|(_, len)| len).sum();
+        self.pace.learn(begun.elapsed().as_secs_f64(), decoding, rows - decoding);
+        self.figures.passes.fetch_add(1, Ordering::Relaxed);
+        let new = wanted.iter().filter(|outputs| !outputs.is_empty()).count() as u64;
+        self.figures.new_tokens.fetch_add(new, Ordering::Relaxed);
+        for (i, (at, _)) in plan.iter().enumerate() {
+            let slot = &self.slots[*at];
+            let (before, after) = (starts[i] / BLOCK_LEN, slot.sequence.tokens.len() / BLOCK_LEN);
+            if after > before {
+                let Sequence { tokens, blocks } = &slot.sequence;
+                self.prefixes.keep(tokens, blocks, &mut self.model.engine.blocks);
+            }
+        }
+        for (i, (at, _)) in plan.iter().enumerate().rev() {
+            if !goes_on[i] {
+                self.end(*at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds blocks for what is planned: those of former prompts first, then those of the request that came last, which begins
+    /// again when there is room.
+    fn make_room(&mut self, plan: &mut Vec<(usize, usize)>) {
+        loop {
+            let engine = &self.model.engine;
+            let needed: usize = plan.iter().map(|(at, len)| engine.blocks_for(&self.slots[*at].sequence, *len)).sum();
+            self.prefixes.give_up(needed, &mut self.model.engine.blocks);
+            if needed <= self.model.engine.blocks.free() {
+                return;
+            }
+            let Some(last) = (0..self.slots.len()).rev().find(|at| !self.slots[*at].sequence.blocks.is_empty()) else { return };
+            let slot = &mut self.slots[last];
+            self.model.engine.release(std::mem::take(&mut slot.sequence));
+            slot.begun = false;
+            plan.retain(|(at, _)| *at != last);
+            self.figures.preemptions.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a slot away; the blocks of what it read stay as long as nobody needs them.
+    fn end(&mut self, at: usize) {
+        let mut slot = self.slots.remove(at);
+        let (prompt, cached) = slot.shared();
+        self.figures.prompt_tokens.fetch_add(prompt as u64, Ordering::Relaxed);
+        self.figures.cached_tokens.fetch_add(cached as u64, Ordering::Relaxed);
+        self.model.engine.release(std::mem::take(&mut slot.sequence));
+    }
+
+    fn tell(&self) {
+        let pool = &self.model.engine.blocks;
+        let held = pool.len() - pool.free();
+        let running = self.slots.iter().flat_map(|slot| &slot.sequence.blocks).collect::<std::collections::HashSet<_>>().len();
+        self.figures.running.store(self.slots.len(), Ordering::Relaxed);
+        self.figures.blocks_running.store(running, Ordering::Relaxed);
+        self.figures.blocks_kept.store(held.saturating_sub(running), Ordering::Relaxed);
+    }
+}
+
+/// Tokens that two prompts begin with, in whole blocks and without the last of the first: its logits are needed.
+fn shared(tokens: &[u32], other: &[u32]) -> usize {
+    let common = tokens.iter().zip(other).take_while(|(a, b)| a == b).count();
+    common.min(tokens.len() - 1) / BLOCK_LEN * BLOCK_LEN
+}
+
+/// A sequence that begins as `tokens` with what is cached of them, without the last.
+fn cached(prefixes: &mut Prefixes, engine: &mut Engine<Cpu>, tokens: &[u32]) -> Sequence {
+    let blocks = prefixes.find(&tokens[..tokens.len() - 1]);
+    engine.blocks.share(&blocks);
+    Sequence { tokens: tokens[..blocks.len() * BLOCK_LEN].to_vec(), blocks }
+}
+
+/// How long passes take.
+#[derive(Default)]
+struct Pace {
+    /// Seconds of a pass that only answers.
+    answering: Option<f64>,
+    /// Seconds of a prompt's token.
+    token: Option<f64>,
+}
+
+impl Pace {
+    /// What one pass more weighs.
+    const WEIGHT: f64 = 0.2;
+
+    fn learn(&mut self, seconds: f64, decoding: usize, prompt: usize) {
+        let blend = |known: &mut Option<f64>, new: f64| *known = Some(known.map_or(new, |old| old + Self::WEIGHT * (new - old)));
+        match (decoding, prompt) {
+            (0, 0) => {}
+            (_, 0) => blend(&mut self.answering, seconds),
+            (0, n) => blend(&mut self.token, seconds / n as f64),
+            (_, n) => {
+                if let Some(answering) = self.answering {
+                    blend(&mut self.token, (seconds - answering).max(0.1 * seconds) / n as f64);
+                }
+            }
+        }
+    }
+
+    /// Tokens of prompts for a pass in which others are answered.
+    fn piece(&self) -> usize {
+        match (self.answering, self.token) {
+            (Some(answering), Some(token)) if token > 0.0 => ((PROMPT_SHARE * answering / token) as usize).max(LEAST_PIECE),
+            _ => LEAST_PIECE,
+        }
+    }
+}
