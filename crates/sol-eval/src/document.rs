@@ -15,6 +15,8 @@ pub struct Document {
     pub row: Arc<Value>,
     /// The prompt.
     pub context: String,
+    /// Whether that is a conversation, as JSON, which whoever answers is to make a prompt of.
+    pub conversation: bool,
     /// What is asked about it.
     pub ask: Ask,
     /// What is right, as the harness logs it: a number or a text.
@@ -81,6 +83,38 @@ impl GenKwargs {
     /// Whether these are programs: whole texts with their special tokens, after a prompt that begins as the tokenizer wants it.
     pub fn programs(&self) -> bool {
         self.0.contains_key("max_length")
+    }
+
+    /// What comes of a text before each of `until`, and `eos`, in turn.
+    pub fn cut<'a>(&self, text: &'a str, eos: Option<&str>) -> &'a str {
+        let stops = self.until().chain(eos.filter(|eos| !eos.is_empty()));
+        stops.fold(text, |text, stop| text.split(stop).next().unwrap_or_default())
+    }
+
+    /// Refuses settings that are not known, or make no sense.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, value) in &self.0 {
+            let number = value.as_f64();
+            let whole = |least: f64, most: f64| number.is_some_and(|n| n.fract() == 0.0 && (least..=most).contains(&n));
+            let (good, wanted) = match key.as_str() {
+                "until" => (value.is_string() || value.as_array().is_some_and(|a| a.iter().all(Value::is_string)), "texts"),
+                "do_sample" => (value.is_boolean(), "true or false"),
+                "temperature" => (number.is_some_and(|t| (0.0..=1000.0).contains(&t)), "a number from 0"),
+                "top_p" => (number.is_some_and(|p| p > 0.0 && p <= 1.0), "a number above 0, at most 1"),
+                "top_k" => (whole(0.0, 1e9), "a whole number from 0"),
+                "max_gen_toks" | "max_length" => (whole(1.0, 1e7), "a whole number from 1"),
+                "n_samples" => (whole(1.0, 1000.0), "a whole number from 1 to 1000"),
+                "seed" => (whole(0.0, 9e15), "a whole number from 0"),
+                _ => {
+                    let known = "until, max_gen_toks, do_sample, temperature, top_p, top_k, max_length, n_samples, seed";
+                    return Err(format!("there is no setting '{key}' of generation; there are {known}"));
+                }
+            };
+            if !good {
+                return Err(format!("'{key}' is {value}, but must be {wanted}"));
+            }
+        }
+        Ok(())
     }
 }
 

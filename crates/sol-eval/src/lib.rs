@@ -13,6 +13,7 @@
 pub mod data;
 pub mod document;
 mod error;
+mod hash;
 pub mod log;
 pub mod metrics;
 pub mod model;

@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::document::{Answer, Document};
+use crate::hash::sha256;
 use crate::prompt::request_line;
 use crate::{Error, Result};
 
@@ -59,6 +59,9 @@ fn read(file: &Path, answers: &mut HashMap<(String, u64), Line>) -> Result<()> {
     for (i, line) in BufReader::new(reader).lines().enumerate() {
         let broken = |problem: String| Error::Data { file: file.into(), line: Some(i + 1), problem };
         let line = line.map_err(|e| broken(format!("can not be read: {e}")))?;
+        if line.trim().is_empty() {
+            continue;
+        }
         let line: Value = serde_json::from_str(&line).map_err(|e| broken(format!("is no JSON: {e}")))?;
         let task = line["task"].as_str().or(of_name.as_deref());
         let (Some(task), Some(doc_id)) = (task, line["doc_id"].as_u64()) else {
@@ -91,14 +94,17 @@ fn answer(line: &Value) -> Option<Answer> {
     }
     match &line["responses"] {
         Value::Array(pairs) => return pairs.iter().map(pair).collect::<Option<_>>().map(Answer::Choices),
-        Value::Number(sum) => return sum.as_f64().map(Answer::Rolling),
-        _ => {}
+        Value::Null => {}
+        sum => return number(sum).map(Answer::Rolling),
     }
     // A list of each request's repeated answers.
     let requests = line["resps"].as_array()?;
     match &requests.first()?[0] {
         Value::Array(_) => requests.iter().map(|request| pair(&request[0])).collect::<Option<_>>().map(Answer::Choices),
         Value::Number(sum) => sum.as_f64().map(Answer::Rolling),
+        Value::String(_) if line["metrics"].is_null() && line.get("word_perplexity").is_some() => {
+            number(&requests[0][0]).map(Answer::Rolling)
+        }
         Value::String(_) => {
             let texts = requests.iter().flat_map(|r| r.as_array().into_iter().flatten());
             texts.map(|text| Some(text.as_str()?.to_owned())).collect::<Option<_>>().map(Answer::Texts)
@@ -107,22 +113,24 @@ fn answer(line: &Value) -> Option<Answer> {
     }
 }
 
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// A number, also one that JSON has no number for.
+pub(crate) fn exact(number: f64) -> Value {
+    if number.is_finite() { number.into() } else { number.to_string().into() }
+}
+
 fn pair(pair: &Value) -> Option<(f64, bool)> {
-    let score = match &pair[0] {
-        Value::String(text) => text.parse().ok()?,
-        // NaN and infinities are none in JSON.
-        number => number.as_f64().unwrap_or(f64::NAN),
-    };
+    // What others write for NaN.
+    let score = if pair[0].is_null() { f64::NAN } else { number(&pair[0])? };
     let greedy = pair[1].as_bool().or_else(|| match pair[1].as_str()? {
         "True" => Some(true),
         "False" => Some(false),
         _ => None,
     })?;
     Some((score, greedy))
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A log of answers, one line each, written as they come. Answers are found by the whole request, so that another prompt or
@@ -141,12 +149,17 @@ impl AnswerLog {
         if file.try_lock().is_err() {
             return Err(Error::Data { file: path.into(), line: None, problem: "another run is writing this log".into() });
         }
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(io)?;
-        let whole = text.rfind('\n').map_or(0, |at| at + 1);
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         file.set_len(whole as u64).map_err(io)?;
+        let text = std::str::from_utf8(&bytes[..whole]).map_err(|_| Error::Data {
+            file: path.into(),
+            line: None,
+            problem: "is no text; give another --output".into(),
+        })?;
         let mut known = HashMap::new();
-        for (i, line) in text[..whole].lines().enumerate() {
+        for (i, line) in text.lines().enumerate() {
             let broken = |problem: String| Error::Data { file: path.into(), line: Some(i + 1), problem };
             let line: Value = serde_json::from_str(line).map_err(|e| broken(format!("is no JSON: {e}")))?;
             if i == 0 {
@@ -188,8 +201,10 @@ impl AnswerLog {
         line.insert("task".into(), (*document.task).into());
         line.insert("doc_id".into(), document.doc_id.into());
         match answer {
-            Answer::Choices(scores) => line.insert("responses".into(), json!(scores)),
-            Answer::Rolling(sum) => line.insert("responses".into(), json!(sum)),
+            Answer::Choices(scores) => {
+                line.insert("responses".into(), scores.iter().map(|(s, greedy)| json!([exact(*s), greedy])).collect())
+            }
+            Answer::Rolling(sum) => line.insert("responses".into(), exact(*sum)),
             Answer::Texts(texts) => match &texts[..] {
                 [text] => line.insert("raw".into(), text.as_str().into()),
                 texts => line.insert("raw".into(), texts.into()),
@@ -215,7 +230,15 @@ mod tests {
 
     fn document(context: &str) -> Document {
         let ask = Ask::Choices(vec![" A".into(), " B".into()]);
-        Document { task: "t".into(), doc_id: 3, row: Arc::new(Value::Null), context: context.into(), ask, target: 0.into() }
+        Document {
+            task: "t".into(),
+            doc_id: 3,
+            row: Arc::new(Value::Null),
+            context: context.into(),
+            conversation: false,
+            ask,
+            target: 0.into(),
+        }
     }
 
     #[test]
@@ -229,10 +252,18 @@ mod tests {
         assert!(AnswerLog::open(&path, "m").is_err_and(|e| e.to_string().contains("another run")));
         drop(log);
         let cut = std::fs::metadata(&path).unwrap().len() - 5;
+        let all = std::fs::read(&path).unwrap();
         OpenOptions::new().write(true).open(&path).unwrap().set_len(cut).unwrap();
         let log = AnswerLog::open(&path, "m").unwrap();
         assert_eq!((log.answer(&document("q")), log.answer(&document("r"))), (Some(answer), None));
         drop(log);
+        // In the middle of a character, as a full disk does it.
+        std::fs::write(&path, [&all[..], &"{\"raw\":\"한".as_bytes()[..9]].concat()).unwrap();
+        let mut log = AnswerLog::open(&path, "m").unwrap();
+        let certain = Answer::Choices(vec![(0.0, true), (f64::NEG_INFINITY, false)]);
+        log.push(&document("s"), &certain).unwrap();
+        drop(log);
+        assert_eq!(AnswerLog::open(&path, "m").unwrap().answer(&document("s")), Some(certain));
         assert!(AnswerLog::open(&path, "n").is_err_and(|e| e.to_string().contains("another model")));
         std::fs::write(&path, "{\"answers_of\":\"m\"}\n{\n").unwrap();
         assert!(AnswerLog::open(&path, "m").is_err_and(|e| e.to_string().contains("line 2")));

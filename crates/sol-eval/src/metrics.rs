@@ -71,11 +71,14 @@ impl<'a> Metrics<'a> {
             }
             (Kind::GenerateUntil, Ask::Generate(kwargs), Answer::Texts(texts)) => {
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                if texts.is_empty() {
+                    return Err(problem("there is no text in the answer".into()));
+                }
                 if self.task.judge == Some(Judge::Programs) {
                     return self.programs(document, kwargs, &texts, eos);
                 }
                 let [text] = texts[..] else { return Err(problem(format!("{} texts, where one was asked for", texts.len()))) };
-                let text = kwargs.until().chain(eos).fold(text, |text, stop| text.split(stop).next().unwrap_or_default());
+                let text = kwargs.cut(text, eos);
                 match self.task.judge {
                     None => Ok(self.text(text, &document.target)),
                     Some(Judge::EqBench) => self.emotions(document, text).map_err(problem),

@@ -12,8 +12,9 @@ use sol_text::Message;
 
 use crate::data::{Row, Source};
 use crate::document::{Ask, Document, GenKwargs};
+use crate::hash::sha256;
 use crate::python::{Random, literal_eval, text};
-use crate::task::{EXAMPLES, Kind, ROWS, SamplerKind, Task};
+use crate::task::{EXAMPLES, Judge, Kind, ROWS, SamplerKind, Task};
 use crate::{Error, Result};
 
 /// Renders messages to a prompt that ends where the answer begins.
@@ -34,6 +35,8 @@ pub struct Settings<'a> {
     pub chat: Option<&'a Chat>,
     /// Examples are turns of the conversation.
     pub fewshot_as_multiturn: bool,
+    /// Whether that only writes them down, for whoever answers to make a prompt of.
+    pub conversation: bool,
     /// Put into every task's settings of generation.
     pub generate: Option<&'a Map<String, Value>>,
     /// Seed of sampled answers.
@@ -49,6 +52,7 @@ impl Default for Settings<'_> {
             system_instruction: None,
             chat: None,
             fewshot_as_multiturn: false,
+            conversation: false,
             generate: None,
             seed: 0,
         }
@@ -99,6 +103,13 @@ impl Prepared {
         }
         let mut rows = read(ROWS)?;
         only(task, &env, &mut rows)?;
+        if rows.is_empty() {
+            let problem = format!("no row has what the task wants of them: {}", task.only.as_deref().unwrap_or_default());
+            return Err(Error::NoData { task: task.name.clone(), problem });
+        }
+        if task.kind == Kind::GenerateUntil {
+            generation(task, settings)?;
+        }
         {
             let derive = Derived::new(task, &env)?;
             for (doc_id, row) in rows.iter_mut().enumerate() {
@@ -156,11 +167,13 @@ impl Prepared {
         for (doc_id, row) in self.rows.iter().enumerate().take(self.limited(settings.limit)) {
             let mut draw = || -> Vec<usize> {
                 match task.fewshot.sampler {
-                    SamplerKind::FirstN => (0..self.n_shot).collect(),
-                    SamplerKind::Random if self.n_shot == 0 => Vec::new(),
-                    SamplerKind::Random => {
+                    _ if self.n_shot == 0 => Vec::new(),
+                    sampler => {
                         let wanted = (self.n_shot + task.fewshot.surplus).min(self.examples.len());
-                        let drawn = random.sample(self.examples.len(), wanted).unwrap_or_default();
+                        let drawn = match sampler {
+                            SamplerKind::FirstN => (0..wanted).collect(),
+                            SamplerKind::Random => random.sample(self.examples.len(), wanted).unwrap_or_default(),
+                        };
                         drawn.into_iter().filter(|i| !is_row_of(&self.examples[*i], row)).take(self.n_shot).collect()
                     }
                 }
@@ -184,20 +197,30 @@ impl Prepared {
     }
 }
 
-/// A task's settings of generation, and the run's. The harness's "until" is two line ends where a task has none.
-fn generation(task: &Task, settings: &Settings<'_>) -> GenKwargs {
-    let mut kwargs = task.generate.clone();
-    kwargs.extend(settings.generate.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
-    let kwargs = GenKwargs(kwargs);
-    match settings.seed {
-        seed if seed != 0 && kwargs.temperature() > 0.0 => {
-            let mut kwargs = kwargs.0;
-            kwargs.insert("seed".into(), seed.into());
-            GenKwargs(kwargs)
-        }
-        _ => kwargs,
+/// A task's settings of generation, and the run's. An answer ends at an empty line where a task does not say, as in the harness.
+fn generation(task: &Task, settings: &Settings<'_>) -> Result<GenKwargs> {
+    let mut kwargs = GenKwargs(task.generate.clone());
+    kwargs.0.extend(settings.generate.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+    let problem = |problem: String| Error::TaskFile { file: task.name.clone(), problem };
+    kwargs.check().map_err(problem)?;
+    let programs = task.judge == Some(Judge::Programs);
+    if !programs && (kwargs.programs() || kwargs.samples() > 1) {
+        return Err(problem("max_length and n_samples are for tasks whose judge is `programs`".into()));
     }
+    if programs && !kwargs.programs() {
+        kwargs.0.insert("max_length".into(), PROGRAM_LENGTH.into());
+    }
+    if !programs && !kwargs.0.contains_key("until") {
+        kwargs.0.insert("until".into(), vec!["\n\n"].into());
+    }
+    if settings.seed != 0 && kwargs.temperature() > 0.0 && !kwargs.0.contains_key("seed") {
+        kwargs.0.insert("seed".into(), settings.seed.into());
+    }
+    Ok(kwargs)
 }
+
+/// Tokens of a prompt and its program where a task does not say: bigcode-evaluation-harness's.
+const PROGRAM_LENGTH: usize = 512;
 
 /// Whether an example is the row that a document was made of, to which columns may have been added.
 fn is_row_of(example: &Row, document: &Row) -> bool {
@@ -302,10 +325,19 @@ impl Question<'_> {
         let ask = match self.choices(doc_id, row)? {
             Some(choices) => Ask::Choices(choices.into_iter().map(|choice| format!(" {choice}")).collect()),
             None if task.kind == Kind::LoglikelihoodRolling => Ask::Rolling,
-            None => Ask::Generate(generation(task, settings)),
+            None => Ask::Generate(generation(task, settings)?),
         };
         let target = self.target(doc_id, row)?;
-        Ok(Document { task: task.name.as_str().into(), doc_id, row: Arc::new(Value::Object(row.clone())), context, ask, target })
+        let conversation = settings.conversation && settings.chat.is_some();
+        Ok(Document {
+            task: task.name.as_str().into(),
+            doc_id,
+            row: Arc::new(Value::Object(row.clone())),
+            context,
+            conversation,
+            ask,
+            target,
+        })
     }
 }
 
@@ -402,7 +434,6 @@ fn wikihow(value: &str) -> String {
 
 /// A document's request as a line of JSON, without its end.
 pub fn request_line(document: &Document) -> String {
-    use sha2::{Digest, Sha256};
     let mut line = Map::new();
     line.insert("task".into(), (&*document.task).into());
     line.insert("doc_id".into(), document.doc_id.into());
@@ -415,7 +446,6 @@ pub fn request_line(document: &Document) -> String {
     line.insert("context".into(), document.context.as_str().into());
     line.insert(key.into(), asked);
     line.insert("target".into(), document.target.clone());
-    let hash: String = Sha256::digest(document.context.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    line.insert("prompt_hash".into(), hash.into());
+    line.insert("prompt_hash".into(), sha256(&document.context).into());
     Value::Object(line).to_string()
 }

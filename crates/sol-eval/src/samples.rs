@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::document::{Answer, Ask, Document, Figure, Scored, Share};
+use crate::hash::sha256;
+use crate::log::exact;
 use crate::{Error, Result};
 
 /// Writes a task's samples; the file is there once it is whole.
@@ -52,9 +53,8 @@ pub fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
 
 /// SHA-256 of a document's row, of its prompt and of its target, in hexadecimal digits.
 pub fn hashes(document: &Document) -> (String, String, String) {
-    let hash = |text: &str| Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     let row = serde_json::to_string_pretty(&*document.row).unwrap_or_default();
-    (hash(&row), hash(&document.context), hash(&target(document)))
+    (sha256(row), sha256(&document.context), sha256(target(document)))
 }
 
 /// Python's `str(target)`.
@@ -76,23 +76,19 @@ fn lines(document: &Document, answer: &Answer, scored: &Scored, eos: Option<&str
         Ask::Rolling => vec![json!([document.context])],
     };
     let resps = match answer {
-        Answer::Choices(scores) => scores.iter().map(|score| json!([score])).collect(),
+        Answer::Choices(scores) => scores.iter().map(|(s, greedy)| json!([[exact(*s), greedy]])).collect(),
         Answer::Texts(texts) => json!([texts]),
-        Answer::Rolling(sum) => json!([[sum]]),
+        Answer::Rolling(sum) => json!([[exact(*sum)]]),
     };
     let filtered = |filter: &str| -> Value {
         let texts: Vec<&String> = scored.filtered.iter().filter(|(name, _)| name == filter).map(|(_, text)| text).collect();
         match (answer, &document.ask) {
-            (Answer::Choices(scores), _) => json!(scores),
+            (Answer::Choices(scores), _) => scores.iter().map(|(s, greedy)| json!([exact(*s), greedy])).collect(),
             (Answer::Texts(texts), Ask::Generate(kwargs)) if scored.filtered.is_empty() => {
-                let cut = |text: &String| {
-                    let stops = kwargs.until().chain(eos).filter(|stop| !stop.is_empty());
-                    stops.fold(text.as_str(), |text, stop| text.split(stop).next().unwrap_or_default()).to_owned()
-                };
-                texts.iter().map(cut).collect()
+                texts.iter().map(|text| kwargs.cut(text, eos).to_owned()).collect()
             }
             (Answer::Texts(_), _) => json!(texts),
-            (Answer::Rolling(sum), _) => json!([sum]),
+            (Answer::Rolling(sum), _) => json!([exact(*sum)]),
         }
     };
     let line = |filter: &&str| {

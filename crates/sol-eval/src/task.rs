@@ -352,7 +352,22 @@ impl Registry {
             if task.data.rows.is_empty() || (task.kind == Kind::MultipleChoice && task.choices.is_empty()) {
                 return Err(problem(format!("task '{}' needs data.rows, and choices if it is multiple choice", task.name)));
             }
-            self.tasks.retain(|known| known.name != task.name);
+            let wrong = |c: char| matches!(c, '/' | '\\' | ',' | '*' | '?') || c.is_control() || c.is_whitespace();
+            if task.name.is_empty() || task.name.starts_with('.') || task.name.contains(wrong) {
+                return Err(problem(format!("'{}' is no name: one has no spaces, slashes, commas or stars", task.name)));
+            }
+            let (choices, generate) = (task.kind == Kind::MultipleChoice, task.kind == Kind::GenerateUntil);
+            let of_choices = !task.choices.is_empty() || !task.metrics.is_empty();
+            let of_texts = !task.generate.is_empty() || task.judge.is_some() || !task.exact_match.filters.is_empty();
+            if (of_choices && !choices) || (of_texts && !generate) {
+                let why = "choices and metrics are for multiple choice; generate, judge and exact_match for generated answers";
+                return Err(problem(format!("task '{}': {why}", task.name)));
+            }
+            if task.target.is_empty() && (choices || (generate && task.judge.is_none())) {
+                return Err(problem(format!("task '{}' needs a target", task.name)));
+            }
+            // One of a group's name takes the place of the group.
+            self.tasks.retain(|known| known.name != task.name && !known.groups.contains(&task.name));
             for name in &task.groups {
                 if !self.groups.iter().any(|group| group.name == *name) {
                     let version = file.group_version.unwrap_or(file.version);

@@ -149,7 +149,7 @@ fn echo(body: &Value) -> Value {
 
 fn document(doc_id: usize, context: &str, ask: Ask) -> Document {
     let (row, target) = (Arc::new(Value::Null), Value::Null);
-    Document { task: "task".into(), doc_id, row, context: context.to_owned(), ask, target }
+    Document { task: "task".into(), doc_id, row, context: context.to_owned(), conversation: false, ask, target }
 }
 
 fn questions() -> Vec<Document> {
@@ -291,7 +291,7 @@ fn texts_are_asked_for_with_the_tasks_settings_and_cut_where_they_end() {
     let greedy =
         document(3, "Say", kwargs(json!({"until": ["1", "2", "3", "4", "END", "Q:"], "max_gen_toks": 9, "do_sample": false})));
     let mut chat = Remote::new(options(&url)).unwrap();
-    let greedy = Document { context: conversation(&[Message::user("Say")]), ..greedy };
+    let greedy = Document { context: conversation(&[Message::user("Say")]), conversation: true, ..greedy };
     assert_eq!(ask_all(&mut chat, std::slice::from_ref(&greedy)), [Answer::Texts(vec!["word\n".into()])]);
     assert_eq!(
         seen.bodies.lock().unwrap()[0],
@@ -315,7 +315,7 @@ fn texts_are_asked_for_with_the_tasks_settings_and_cut_where_they_end() {
     assert_eq!((bodies.len(), &bodies[3]["seed"], bodies[3].get("n")), (4, &json!(8), None));
 
     let mut tokens = Remote::new(RemoteOptions { tokenizer: Some(tokenizer()), ..options(&url) }).unwrap();
-    ask_all(&mut tokens, &[Document { context: "Say".into(), ..greedy }]);
+    ask_all(&mut tokens, &[Document { context: "Say".into(), conversation: false, ..greedy }]);
     assert!(seen.bodies.lock().unwrap()[4]["prompt"].as_array().is_some_and(|ids| ids.iter().all(Value::is_u64)));
 }
 

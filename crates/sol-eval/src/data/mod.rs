@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 use sol_hub::{Hub, Progress};
 
 pub use self::location::{Columns, Location, OneOrMore};
+use crate::hash::digits;
 use crate::{Error, Result};
 
 /// A file that unpacks to more rows than any benchmark has is hostile.
@@ -176,7 +177,7 @@ impl Source {
                 count => hash.update(&buffer[..count]),
             }
         }
-        let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = digits(hash);
         self.known().sha256.insert(file.to_owned(), digits.clone());
         Ok(digits)
     }

@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 
+use sha2::{Digest, Sha256};
 use sol_engine::{LanguageModel, Prompt, Sampling, Scorer};
 
 use super::split::{Splitter, eos, hash_tokens};
 use super::{Cost, Model};
 use crate::document::{Answer, Ask, Document, GenKwargs};
+use crate::hash::digits;
 use crate::{Error, Result};
 
 /// A model in this process.
@@ -17,8 +19,9 @@ pub struct Local<'a> {
     cost: Cost,
 }
 
-/// Bytes of each end of a tensor that its model's fingerprint is made of.
-const SAMPLE: usize = 4096;
+/// A tensor's part in its model's fingerprint: so many pieces, spread over it, of so many bytes.
+const PIECES: usize = 32;
+const PIECE: usize = 1024;
 
 impl<'a> Local<'a> {
     /// A model to be asked. As in the harness, texts get no BOS except with Gemma, which needs one.
@@ -151,11 +154,10 @@ impl Model for Local<'_> {
         Cost { computed: self.cost.computed + computed, naive: self.cost.naive + naive, ..self.cost }
     }
 
-    /// A hash of what every tensor is called, how it is stored and how its data begin and
-    /// end, of the tokens, and of the settings that change numbers. (The number of threads changes none.)
+    /// A hash of this program's version, of what every tensor is called, how it is stored and pieces of its data, of the tokenizer, and of
+    /// the settings that change numbers. (The number of threads changes none.)
     fn fingerprint(&mut self) -> String {
-        use sha2::{Digest, Sha256};
-        let mut hash = Sha256::new();
+        let mut hash = Sha256::new_with_prefix(env!("CARGO_PKG_VERSION"));
         if let Ok(tokenizer) = self.model.tokenizer() {
             hash_tokens(tokenizer, &mut hash);
         }
@@ -163,14 +165,17 @@ impl Model for Local<'_> {
         let engine = self.model.engine();
         for tensor in engine.model().checkpoint().tensors() {
             let bytes = tensor.bytes();
-            let sample = SAMPLE.min(bytes.len());
             hash.update(format!("{} {:?} {:?};", tensor.name, tensor.dtype, tensor.shape));
-            hash.update(&bytes[..sample]);
-            hash.update(&bytes[bytes.len() - sample..]);
+            match bytes.len().checked_sub(PIECE) {
+                None => hash.update(bytes),
+                Some(last) => {
+                    (0..=PIECES).map(|i| last / PIECES * i).chain([last]).for_each(|at| hash.update(&bytes[at..at + PIECE]))
+                }
+            }
         }
         let spec = engine.model().spec();
         hash.update(format!("context {context}, keys {:?}, bos {add_bos}, eos {eos:?}, {spec:?}", engine.kv_type()));
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        digits(hash)
     }
 
     fn eos(&self) -> Option<String> {

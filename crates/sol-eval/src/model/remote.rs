@@ -26,6 +26,7 @@ use self::wire::{Generate, Prompt, Score};
 use super::split::{Splitter, eos, hash_tokens};
 use super::{Cost, Model};
 use crate::document::{Answer, Ask, Document, GenKwargs};
+use crate::hash::digits;
 use crate::python::text::rstrip;
 use crate::{Error, Result};
 
@@ -98,9 +99,9 @@ pub fn conversation(messages: &[Message]) -> String {
     serde_json::to_string(messages).unwrap_or_default()
 }
 
-/// The conversation that a context is, if it is one.
-fn messages(context: &str) -> Option<Vec<Message>> {
-    context.starts_with(r#"[{"role":"#).then(|| serde_json::from_str(context).ok())?
+/// The conversation that a document's context is, if it is one.
+fn messages(document: &Document) -> Option<Vec<Message>> {
+    document.conversation.then(|| serde_json::from_str(&document.context).ok())?
 }
 
 /// A document's answer as it grows.
@@ -149,7 +150,7 @@ impl Remote {
             };
             scorings.into_iter().map(work).collect()
         };
-        if messages(&document.context).is_some() && !matches!(document.ask, Ask::Generate(_)) {
+        if document.conversation && !matches!(document.ask, Ask::Generate(_)) {
             return Err(Error::Document {
                 task: document.task.to_string(),
                 doc_id: document.doc_id,
@@ -187,7 +188,7 @@ impl Remote {
         splitter: Option<&Splitter<'_>>,
         cost: &mut Cost,
     ) -> Result<Generate> {
-        let (prompt, max_tokens) = match (messages(&document.context), splitter) {
+        let (prompt, max_tokens) = match (messages(document), splitter) {
             (Some(messages), _) => (Prompt::Messages(messages), kwargs.max_tokens(0)),
             (None, Some(splitter)) => {
                 let (tokens, max_tokens, truncated) = splitter.prompt(document, kwargs, self.max_length)?;
@@ -253,13 +254,13 @@ impl Model for Remote {
     /// A hash of the model's name, of what the server says of it, of the tokens, and of the settings that change answers. The
     /// server's address is none: the same model may move.
     fn fingerprint(&mut self) -> String {
-        let mut hash = Sha256::new();
+        let mut hash = Sha256::new_with_prefix(env!("CARGO_PKG_VERSION"));
         if let Some(tokenizer) = &self.tokenizer {
             hash_tokens(tokenizer, &mut hash);
         }
         let length = self.tokenizer.as_ref().map(|_| (self.max_length, self.add_bos));
         hash.update(format!("server {:?} {:?}, {length:?}", self.shared.model, self.listed));
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        digits(hash)
     }
 
     fn eos(&self) -> Option<String> {

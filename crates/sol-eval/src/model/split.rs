@@ -81,7 +81,17 @@ impl Splitter<'_> {
         // A tokenizer that begins texts with a token says so where programs are wanted.
         let mut tokens = self.encode(&document.context, self.add_bos || kwargs.programs())?;
         let max_tokens = kwargs.max_tokens(tokens.len());
-        let longest = context.saturating_sub(max_tokens).max(1);
+        let longest = context.saturating_sub(max_tokens);
+        if longest == 0 {
+            return Err(Error::Document {
+                task: document.task.to_string(),
+                doc_id: document.doc_id,
+                problem: format!(
+                    "an answer may have {max_tokens} tokens, and the context is {context}: --ctx asks for a longer one, \
+                     --gen-kwargs max_gen_toks=N for shorter answers"
+                ),
+            });
+        }
         let truncated = tokens.len() > longest;
         if truncated {
             tokens.drain(..tokens.len() - longest);
@@ -99,10 +109,15 @@ impl Splitter<'_> {
     }
 }
 
-/// Adds the tokens to a fingerprint.
+/// Adds a tokenizer to a fingerprint: its tokens, and what it makes of a text, on which its merges and rules work.
 pub(super) fn hash_tokens(tokenizer: &Tokenizer, hash: &mut Sha256) {
     let tokens = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token(id));
     tokens.for_each(|token| hash.update(format!("{token}\n")));
+    for text in [include_str!("../../tasks/bbh.toml"), "Größe\t 12345 — 한국어, 日本語; naïve…  x\u{301} 😀\r\n<|im_end|>"]
+    {
+        let tokens = tokenizer.encode(text, Encode { add_bos: true, parse_special: true });
+        hash.update(format!("{:?}", tokens.unwrap_or_default()));
+    }
 }
 
 /// The text of the token that ends a text.

@@ -10,7 +10,7 @@ use super::Run;
 use super::run::Key;
 use super::sample::{Measure, Sample, head, question, tail, text};
 use super::statistics::{Pair, Test, holm, summarize};
-use super::table::table;
+use crate::results::grid;
 use crate::{Error, Result};
 
 /// Characters of a question that a [`Change`] keeps.
@@ -388,7 +388,7 @@ impl Comparison {
             text += &format!("Warning: {warning}\n");
         }
         let head = ["Tasks", "Filter", "Metric", "", "Items", "A", "B", "B - A", "Stderr", "B>A", "A>B", "p", "p (Holm)", ""];
-        let right = [false, false, false, false, true, true, true, true, true, true, true, true, true, false];
+        let right: Vec<usize> = (4..13).collect();
         let row = |d: &Difference| {
             let p = |p: f64| if p < 5e-5 { "<0.0001".into() } else { format!("{p:.4}") };
             vec![
@@ -409,7 +409,10 @@ impl Comparison {
             ]
         };
         let rows: Vec<Vec<String>> = self.differences.iter().map(row).collect();
-        text += &table(&head, &right, &rows);
+        if rows.is_empty() {
+            return text + "no figure can be compared: the runs have no documents of the same task in common\n";
+        }
+        text += &grid(&head.map(str::to_owned), &rows, &right);
         if self.differences.iter().any(|d| d.significant) {
             text += "* more than chance: p below 0.05 after Holm's correction\n";
         }

@@ -9,7 +9,6 @@ mod html;
 mod run;
 mod sample;
 mod statistics;
-mod table;
 mod view;
 
 pub use compare::{Change, Comparison, Difference, Matched, Scope, Side, compare};

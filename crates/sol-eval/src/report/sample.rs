@@ -158,7 +158,14 @@ impl Samples {
             [] => rest.keys().map(|name| name.as_str().into()).collect(),
             names => names.to_vec(),
         };
-        names.into_iter().filter_map(|name| Some((name.clone(), measure(rest.get(&*name)?)?))).collect()
+        let named = |name: Arc<str>| {
+            let value = rest.get(&*name)?;
+            // Perplexities are logged as a log-likelihood and its words or bytes.
+            let units = value.as_array().is_some_and(|parts| parts.len() == 2 && parts.iter().all(Value::is_number));
+            let shown = if units { format!("log-likelihood of {name}").into() } else { name };
+            Some((shown, measure(value)?))
+        };
+        names.into_iter().filter_map(named).collect()
     }
 }
 
@@ -175,6 +182,10 @@ fn measure(value: &Value) -> Option<Measure> {
     match value {
         Value::Array(parts) if parts.iter().all(Value::is_boolean) && !parts.is_empty() => {
             Some(Measure { sum: parts.iter().filter_map(number).sum(), parts: parts.len() })
+        }
+        Value::Array(parts) if parts.len() == 2 && parts.iter().all(Value::is_number) => {
+            let (sum, units) = (parts[0].as_f64()?, parts[1].as_u64().or_else(|| Some(parts[1].as_f64()? as u64))?);
+            (units > 0).then_some(Measure { sum, parts: units as usize })
         }
         value => number(value).filter(|v| v.is_finite()).map(|sum| Measure { sum, parts: 1 }),
     }

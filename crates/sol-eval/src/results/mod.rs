@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 pub use self::json::json;
 pub use self::table::{grid, table};
 use crate::document::{Document, Scored, Share};
+use crate::hash::digits;
 use crate::metrics::{mean, weighted_mean};
 use crate::prompt::Prepared;
 use crate::samples::hashes;
@@ -85,12 +86,13 @@ pub struct Tally {
     columns: Vec<Column>,
     by: Vec<String>,
     hash: Sha256,
+    documents: usize,
 }
 
 impl Tally {
     /// Of no documents.
     pub fn new(task: &Arc<Task>) -> Self {
-        Self { task: Arc::clone(task), columns: Vec::new(), by: Vec::new(), hash: Sha256::new() }
+        Self { task: Arc::clone(task), columns: Vec::new(), by: Vec::new(), hash: Sha256::new(), documents: 0 }
     }
 
     /// Adds a document.
@@ -112,12 +114,15 @@ impl Tally {
             let value = document.row.get(by);
             self.by.push(value.map_or_else(String::new, |v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)));
         }
+        self.documents += 1;
         let (doc, prompt, target) = hashes(document);
         self.hash.update(doc + &prompt + &target);
     }
 
     /// The figures.
-    pub fn finish(self, prepared: &Prepared) -> TaskResult {
+    pub fn finish(mut self, prepared: &Prepared) -> TaskResult {
+        // pass@10 where some problems have fewer programs is none.
+        self.columns.retain(|column| column.values.len() == self.documents);
         let mut names: Vec<&String> = self.by.iter().collect();
         names.sort_unstable();
         names.dedup();
@@ -132,10 +137,10 @@ impl Tally {
         TaskResult {
             n_shot: prepared.n_shot(),
             original: prepared.len(),
-            effective: self.columns.first().map_or(0, |column| column.values.len()),
+            effective: self.documents,
             figures: self.columns.iter().map(Column::aggregate).collect(),
             by: names.iter().map(of).collect(),
-            hash: self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            hash: digits(self.hash),
             task: self.task,
             columns: self.columns,
         }

@@ -162,9 +162,14 @@ impl Generate {
 }
 
 /// An answer.
+/// What is null is as good as missing.
+fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
+
 #[derive(Deserialize)]
 pub(super) struct Reply {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     choices: Vec<Choice>,
     usage: Option<Usage>,
     error: Option<Value>,
@@ -172,7 +177,7 @@ pub(super) struct Reply {
 
 #[derive(Deserialize)]
 struct Choice {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     index: usize,
     text: Option<String>,
     message: Option<Said>,
@@ -186,9 +191,9 @@ struct Said {
 
 #[derive(Deserialize)]
 struct Usage {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     prompt_tokens: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     completion_tokens: u64,
     prompt_tokens_details: Option<Details>,
 }
@@ -228,9 +233,9 @@ type Top = HashMap<String, Option<f64>>;
 
 #[derive(Deserialize)]
 struct Logprobs {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     tokens: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     token_logprobs: Vec<Option<f64>>,
     top_logprobs: Option<Vec<Option<Top>>>,
     text_offset: Option<Vec<i64>>,

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 use sol_eval::data;
+use sol_eval::log::Recorded;
 use sol_eval::prompt::{Chat, Prepared, Settings};
 use sol_eval::python::Random;
 use sol_eval::task::Registry;
@@ -67,7 +68,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = limit)]
     limit: Option<f64>,
     /// Make prompts conversations by the model's chat template, `chatml`, or a Jinja file
-    #[arg(long, value_name = "TEMPLATE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    #[arg(long, value_name = "TEMPLATE", num_args = 0..=1, default_missing_value = "")]
     apply_chat_template: Option<String>,
     /// Make examples turns of the conversation
     #[arg(long, requires = "apply_chat_template")]
@@ -79,7 +80,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY=VALUE,…", value_parser = gen_kwargs)]
     gen_kwargs: Option<Map<String, Value>>,
     /// Ask an OpenAI-compatible server (http://localhost:8000/v1) instead of a model in this process
-    #[arg(long, value_name = "URL", requires = "served_model", conflicts_with_all = ["answers", "model", "no_prefix_sharing"])]
+    #[arg(long, value_name = "URL", requires = "served_model", conflicts_with_all = ["answers", "model", "threads", "kv", "batch_size", "no_prefix_sharing"])]
     base_url: Option<String>,
     /// The model's name at the server
     #[arg(long, value_name = "NAME", requires = "base_url")]
@@ -121,7 +122,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     batch_size: Option<u16>,
     /// Compute the context of every question anew, to measure what sharing saves
-    #[arg(long)]
+    #[arg(long, conflicts_with = "answers")]
     no_prefix_sharing: bool,
 }
 
@@ -153,13 +154,17 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         print(&registry.names().join("\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let plan = parts(&args, &registry)?;
+    let mut plan = parts(&args, &registry)?;
+    let recorded = if args.answers.is_empty() { None } else { Some(Recorded::open(&args.answers)?) };
+    if plan.suite.is_some() {
+        plan.leave_out(&args, recorded.as_ref(), output);
+    }
     let data = match &args.data {
         Some(dir) => data::Source::folder(dir),
         None => data::Source::hub(Hub::from_env()?),
     };
-    let asks = args.requests.is_none() && args.answers.is_empty();
-    let chats = plan.parts.iter().any(|part| part.chat);
+    let asks = args.requests.is_none() && recorded.is_none();
+    let chats = plan.parts.iter().any(|part| part.chat && part.left_out.is_none());
     let own_template = chats && matches!(args.apply_chat_template.as_deref(), None | Some(""));
     let mut subject = match &args.base_url {
         Some(_) if !asks => None,
@@ -168,7 +173,8 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         None => None,
     };
     let chat = if chats { Some(model::chat(&args, subject.as_mut())?) } else { None };
-    let chat = chat.as_deref().map(|render| render as &Chat);
+    let template = chat.as_ref().map(|(_, source)| source.clone());
+    let chat = chat.as_ref().map(|(render, _)| &**render as &Chat);
     let settings = |part: &Part| Settings {
         num_fewshot: part.num_fewshot,
         fewshot_seed: args.fewshot_seed,
@@ -176,28 +182,37 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         system_instruction: args.system_instruction.as_deref(),
         chat: chat.filter(|_| part.chat),
         fewshot_as_multiturn: args.fewshot_as_multiturn,
+        conversation: args.base_url.is_some() && own_template,
         generate: args.gen_kwargs.as_ref(),
         seed: args.seed,
     };
     let bars = Bars::new(output);
     let mut ready: Vec<Ready<'_>> = Vec::new();
-    for part in &plan.parts {
+    let mut missing: Vec<(String, String)> = Vec::new();
+    for part in plan.parts.iter().filter(|part| part.left_out.is_none()) {
         // Each part is a run of the harness of its own, with its generator.
         let random = Arc::new(Mutex::new(Random::new(args.seed)));
         let settings = settings(part);
         let prepared = part.tasks.iter().map(|task| Prepared::load(task, &data, &settings, &random, &bars));
         match prepared.collect::<Result<Vec<_>, _>>() {
-            Ok(prepared) => ready.push(Ready { part, prepared, settings, left_out: None }),
+            Ok(prepared) => ready.push(Ready { part, prepared, settings }),
             // A table is worth having without a row whose rows can't be had.
             Err(error @ (sol_eval::Error::NoData { .. } | sol_eval::Error::Hub(_))) if plan.suite.is_some() => {
                 note(output, &format!("{} is left out: {error}", part.name));
-                ready.push(Ready { part, prepared: Vec::new(), settings, left_out: Some(error.to_string()) });
+                missing.push((part.name.clone(), error.to_string()));
             }
             Err(error) => return Err(error.into()),
         }
     }
-    if ready.iter().all(|ready| ready.prepared.is_empty()) {
-        bail!("there are no rows for any of it");
+    if ready.is_empty() {
+        bail!("there is nothing left to ask");
+    }
+    if let Some(shots) = args.num_fewshot {
+        let fixed = ready.iter().flat_map(|r| &r.prepared).filter(|p| p.task().fewshot.fixed && p.n_shot() != shots);
+        let fixed: Vec<&str> = fixed.map(|p| p.task().name.as_str()).collect();
+        if !fixed.is_empty() {
+            note(output, &format!("--num-fewshot does not change {}, by its definition", fixed.join(", ")));
+        }
     }
     if args.fewshot_as_multiturn && ready.iter().flat_map(|r| &r.prepared).all(|p| p.n_shot() == 0) {
         bail!("--fewshot-as-multiturn needs examples; --num-fewshot asks for them");
@@ -207,7 +222,8 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     }
     let origins = write::origins(&data, &ready, &bars)?;
     drop(bars);
-    ask::all(&args, &registry, &plan, &ready, subject.as_mut(), origins, output)
+    let run = ask::Run { args: &args, registry: &registry, plan: &plan, ready: &ready, missing, template, origins, output };
+    run.ask(subject.as_mut(), recorded.as_ref())
 }
 
 /// A part of a run with its rows.
@@ -215,6 +231,4 @@ struct Ready<'a> {
     part: &'a Part,
     prepared: Vec<Prepared>,
     settings: Settings<'a>,
-    /// Why there are no rows.
-    left_out: Option<String>,
 }

@@ -57,8 +57,8 @@ pub(super) fn remote(args: &Args, output: &Output) -> Result<Remote> {
 }
 
 /// The template that `--apply-chat-template` names; where it names none, the model's own, or nothing but the conversation, for the
-/// server to render.
-pub(super) fn chat(args: &Args, subject: Option<&mut Subject>) -> Result<Box<Render>> {
+/// server to render. And its source.
+pub(super) fn chat(args: &Args, subject: Option<&mut Subject>) -> Result<(Box<Render>, String)> {
     let generation = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
     let (template, options) = match (args.apply_chat_template.as_deref(), subject) {
         (Some("chatml"), _) => (ChatTemplate::chatml(), generation),
@@ -66,11 +66,12 @@ pub(super) fn chat(args: &Args, subject: Option<&mut Subject>) -> Result<Box<Ren
             let (template, options) = model.chat_template()?;
             (template.clone(), options)
         }
-        (None | Some(""), _) => return Ok(Box::new(|messages| Ok(conversation(messages)))),
+        (None | Some(""), _) => return Ok((Box::new(|messages| Ok(conversation(messages))), "the server's".into())),
         (Some(file), _) => {
             let source = std::fs::read_to_string(file).with_context(|| format!("can not read the template {file}"))?;
             (ChatTemplate::new(&source)?, generation)
         }
     };
-    Ok(Box::new(move |messages| Ok(template.render(messages, &options)?)))
+    let source = template.source().to_owned();
+    Ok((Box::new(move |messages| Ok(template.render(messages, &options)?)), source))
 }
