@@ -269,3 +269,48 @@ fn the_card_is_a_suite_and_rows_without_data_are_left_out() {
     let unknown = machine.run(&["eval", "--suite", "solar"]);
     assert!(unknown.stderr.contains("there is solar-pro-preview"), "{unknown:?}");
 }
+
+/// Every file that docs/tasks.md shows, as it stands there.
+#[test]
+fn the_tasks_of_the_guide_run() {
+    let machine = Machine::new();
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tasks.md")).unwrap();
+    let mut tasks = Vec::new();
+    for block in guide.split("\n```").filter(|block| block.starts_with("toml ") || block.starts_with("json ")) {
+        let (head, text) = block.split_once('\n').unwrap();
+        let name = head.split_once(' ').unwrap().1;
+        let file = machine.dir.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text.to_owned() + "\n").unwrap();
+        tasks.extend(name.strip_suffix(".toml"));
+    }
+    assert_eq!(tasks, ["colours", "sums", "news"]);
+    for task in tasks {
+        let (model, file) = (fixture("chat-tiny"), format!("{task}.toml"));
+        let shown = machine.run(&["eval", "-m", &model, "--include", &file, "--tasks", task, "--data", ".", "--ctx", "512"]);
+        assert!(shown.ok().contains(&format!("|{task}")), "{task}");
+    }
+}
+
+#[test]
+fn senseless_settings_are_refused_before_anything_is_asked() {
+    let (machine, model) = (machine(), fixture("chat-tiny"));
+    for (setting, word) in [
+        ("n_samples=1e18", "from 1 to 1000"),
+        ("max_gen_toks=-1", "from 1"),
+        ("max_gen_tokens=5", "max_gen_toks"),
+        ("do_sample=1", "true or false"),
+        ("temperature=nan", "a number"),
+        ("n_samples=2", "judge"),
+        ("max_gen_toks", "KEY=VALUE"),
+        ("max_gen_toks=300", "--ctx"),
+    ] {
+        let outcome = machine.run(&arguments(&model, &["--tasks", "essay", "--gen-kwargs", setting]));
+        assert!(outcome.code != Some(0) && outcome.stderr.contains(word), "{setting}: {outcome:?}");
+    }
+    for (name, word) in [("a/b", "no name"), ("", "no name")] {
+        fs::write(machine.dir.path().join("odd.toml"), ESSAY.replace("essay", name)).unwrap();
+        let outcome = machine.run(&["eval", "--include", "odd.toml", "--list"]);
+        assert!(outcome.code == Some(1) && outcome.stderr.contains(word), "{outcome:?}");
+    }
+}
