@@ -78,6 +78,7 @@ impl Run<'_> {
         tasks().try_for_each(|prepared| Metrics::new(prepared.task(), prepared.random(), execute).map(drop))?;
         let start = (Instant::now(), SystemTime::now());
         let (mut results, mut resumed, mut entries): (Vec<TaskResult>, usize, Vec<(&str, Entry)>) = (Vec::new(), 0, Vec::new());
+        let mut refused: Vec<(String, String)> = Vec::new();
         for Ready { part, prepared, settings } in self.ready {
             let before = results.len();
             for prepared in prepared {
@@ -102,6 +103,13 @@ impl Run<'_> {
                 resumed += if recorded.is_none() { progress.known } else { 0 };
                 drop(progress.meter);
                 match (result, &args.output) {
+                    // A server without log-likelihoods can still generate.
+                    (Err(error @ sol_eval::Error::Refused { .. }), _) if self.plan.suite.is_some() => {
+                        note(output, &format!("{} is left out: {error}", part.name));
+                        refused.push((part.name.clone(), error.to_string()));
+                        results.truncate(before);
+                        break;
+                    }
                     (Err(error), Some(dir)) if recorded.is_none() => {
                         let dir = dir.display();
                         note(output, &format!("the answers so far are in {dir}: the same command goes on from there"));
@@ -123,7 +131,7 @@ impl Run<'_> {
         });
         if let Some((suite, entries)) = &suite {
             let known = self.plan.parts.iter().filter_map(|part| Some((part.name.clone(), part.left_out?.to_owned())));
-            let left_out = known.chain(self.missing.iter().cloned()).map(|(name, why)| (name, why.into()));
+            let left_out = known.chain(self.missing.iter().chain(&refused).cloned()).map(|(name, why)| (name, why.into()));
             let mut table = suite.json(entries);
             table["left_out"] = left_out.collect::<Map<_, _>>().into();
             json.insert("suite".into(), table);
