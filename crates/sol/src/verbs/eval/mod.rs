@@ -109,7 +109,7 @@ pub(crate) struct Args {
     /// Keep answers and results.json in this folder
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Write what was asked, answered and earned of every document to samples_<task>.jsonl
+    /// Write what was asked, answered and earned of every document to samples_TASK.jsonl
     #[arg(long, requires = "output")]
     log_samples: bool,
     /// Write a page with the table, charts and every item that works without a network
