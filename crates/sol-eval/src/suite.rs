@@ -108,6 +108,9 @@ pub struct Entry {
 /// Two-sided, 5 %.
 const SIGNIFICANT: f64 = 1.96;
 
+/// Of fewer documents than this nothing is said: standard errors are none yet.
+const FEW: usize = 30;
+
 const BUILT_IN: [&str; 1] = [include_str!("../suites/solar_pro_preview.toml")];
 
 impl Suite {
@@ -137,7 +140,7 @@ impl Suite {
         let rows: Vec<Vec<String>> = self.rows.iter().zip(entries).map(row).collect();
         let right: Vec<usize> = (3..head.len()).collect();
         let mut text = grid(&head, &rows, &right);
-        text += "* differs significantly (two-sided, 5 %; the published figures' errors are taken as binomial)\n";
+        text += "* differs significantly (two-sided, 5 %; the published figures' errors are taken as binomial; not of fewer than 30 documents)\n";
         let partial: Vec<String> = self
             .rows
             .iter()
@@ -228,7 +231,7 @@ impl Row {
     /// Whether a published figure is another one. Its standard error is that of so many coins; where figures are no shares, that of
     /// this model's documents.
     fn differs(&self, value: f64, stderr: f64, card: f64, results: &[TaskResult]) -> Option<bool> {
-        if card.is_nan() {
+        if card.is_nan() || results.iter().map(|t| t.effective).sum::<usize>() < FEW {
             return None;
         }
         let tasks = results.len() as f64;
@@ -330,7 +333,7 @@ mod tests {
             result("leaderboard_ifeval", &[("prompt_level_strict_acc", prompts), ("inst_level_strict_acc", instructions)], 541);
         let entry = row.entry(&[result]).unwrap();
         assert!((entry.value - 100.0 * (0.5 + 5.0 / 8.0) / 2.0).abs() < 1e-12);
-        assert_eq!((entry.differs[0], entry.documents), (Some(false), (4, 541)));
+        assert_eq!((entry.differs[0], entry.documents), (None, (4, 541)));
         let (low, high) = (entry.also[1].2.unwrap(), entry.also[0].2.unwrap());
         assert!(low < entry.stderr.unwrap() && entry.stderr.unwrap() < high);
     }
