@@ -9,6 +9,7 @@
 mod error;
 pub mod synth;
 mod types;
+pub mod upscale;
 
 pub use error::Error;
 pub use types::{Matrix, Mixture, Types};
