@@ -220,6 +220,12 @@ impl Plan {
         Ok(Self { name: name.into(), base_layers, layers, skips, tv })
     }
 
+    /// The same with other shares of the old state.
+    pub fn with_tv(self, tv: [f32; 2]) -> Result<Self, PlanError> {
+        let links: Vec<(usize, usize)> = self.skips.iter().map(|skip| (skip.from, skip.to)).collect();
+        Self::new(self.name, self.base_layers, self.layers, &links, tv)
+    }
+
     /// What it is called: a recipe's name or a file's.
     pub fn name(&self) -> &str {
         &self.name
