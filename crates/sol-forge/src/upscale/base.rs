@@ -110,6 +110,20 @@ impl Base {
         found.or_else(expert).map(|role| (role, rows)).into_iter().collect()
     }
 
+    /// The matrices of a layer's part: the tensor of each, its first row there and its number of rows. More than one for experts.
+    pub(crate) fn matrices(&self, layer: usize, part: Part) -> Vec<(&Tensor, usize, usize)> {
+        let mut matrices = Vec::new();
+        let of_layer = |tensor: &&Tensor| self.layer_of(&tensor.name).is_some_and(|(of, _)| of == layer);
+        for tensor in self.checkpoint.tensors().filter(of_layer).filter(|tensor| tensor.shape.len() > 1) {
+            let mut first = 0;
+            for (role, rows) in self.parts(tensor, layer) {
+                matrices.extend((role == part.0).then_some((tensor, first, rows)));
+                first += rows;
+            }
+        }
+        matrices
+    }
+
     /// Which part's factor a role's tensors take, and what has to be added to their numbers before. Where a norm follows a
     /// projection, a factor on the projection would be undone by it: it is the norm's.
     pub(crate) fn scaled_by(&self, role: Role, layer: usize) -> Option<(Part, f32)> {

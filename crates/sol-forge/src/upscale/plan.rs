@@ -198,7 +198,7 @@ impl Plan {
     pub fn new(
         name: impl Into<String>,
         base_layers: usize,
-        layers: Vec<Layer>,
+        mut layers: Vec<Layer>,
         links: &[(usize, usize)],
         tv: [f32; 2],
     ) -> Result<Self, PlanError> {
@@ -217,6 +217,10 @@ impl Plan {
             return Err(PlanError::Tv(tv));
         }
         let skips = slots(links, layers.len())?;
+        // In the order of a layer, so that plans that are the same are equal.
+        for layer in &mut layers {
+            layer.scales.sort_by_key(|(part, _)| Part::all().position(|other| other == *part));
+        }
         Ok(Self { name: name.into(), base_layers, layers, skips, tv })
     }
 
