@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod eval;
 pub(crate) mod inspect;
+pub(crate) mod lineage;
 pub(crate) mod logits;
 pub(crate) mod models;
 pub(crate) mod perplexity;
