@@ -207,7 +207,12 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     }
     let plan = args.plan(base.layers())?;
     let float = args.float.map(DType::from);
-    let order = Order { base: &base, base_name: &args.model.model, plan: &plan, float, shard_bytes: args.shard_size };
+    // The card goes to others, who do not have this machine's directories.
+    let base_name = match path.file_name() {
+        Some(name) if Path::new(&args.model.model).exists() => name.to_string_lossy().into_owned(),
+        _ => args.model.model.clone(),
+    };
+    let order = Order { base: &base, base_name: &base_name, plan: &plan, float, shard_bytes: args.shard_size };
     if let Some(file) = &args.write_recipe {
         args.write_recipe(file, &plan, output)?;
     }
