@@ -79,9 +79,8 @@ fn factors_are_on_what_a_layer_adds() {
                 assert_eq!(0.25 * (x + factor_of) - factor_of, *y, "{fixture_name} {name}");
             }
         }
-        let norm = |checkpoint, layer| {
-            tensor(checkpoint, &format!("model.layers.{layer}.input_layernorm.weight")).to_f32().unwrap()
-        };
+        let norm =
+            |checkpoint, layer| tensor(checkpoint, &format!("model.layers.{layer}.input_layernorm.weight")).to_f32().unwrap();
         assert_eq!(norm(base.checkpoint(), 1), norm(&result, 3));
     }
 }
@@ -96,8 +95,7 @@ fn a_part_of_a_fused_projection_is_scaled() {
     write(order(&base, &plan), &dir.path().join("a"));
     let result = Checkpoint::open(&dir.path().join("a")).unwrap();
     let name = |layer: usize| format!("model.layers.{layer}.self_attn.qkv_proj.weight");
-    let [before, after] =
-        [tensor(base.checkpoint(), &name(1)), tensor(&result, &name(2))].map(|tensor| tensor.to_f32().unwrap());
+    let [before, after] = [tensor(base.checkpoint(), &name(1)), tensor(&result, &name(2))].map(|tensor| tensor.to_f32().unwrap());
     // 5 heads of 8 for queries, 1 for keys, 1 for values; rows of 40.
     let values = 6 * 8 * 40;
     assert_eq!(before[..values], after[..values]);
@@ -150,15 +148,10 @@ fn a_run_that_was_stopped_goes_on_where_it_was() {
 
     let written = Cell::new(0);
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let stopped = job.write(
-        &out,
-        Existing::Refuse,
-        &|| stop.load(std::sync::atomic::Ordering::Relaxed),
-        &mut |bytes| {
-            written.set(bytes);
-            stop.store(bytes > 100_000, std::sync::atomic::Ordering::Relaxed);
-        },
-    );
+    let stopped = job.write(&out, Existing::Refuse, &|| stop.load(std::sync::atomic::Ordering::Relaxed), &mut |bytes| {
+        written.set(bytes);
+        stop.store(bytes > 100_000, std::sync::atomic::Ordering::Relaxed);
+    });
     assert!(matches!(stopped, Err(Error::Interrupted)));
     assert!(!out.exists() && Checkpoint::open(&dir.path().join(".a.unfinished")).is_err());
 

@@ -31,7 +31,12 @@ pub(super) fn write(base: &Base, base_name: &str, plan: &Plan, sources: &[Source
     if !plan.skips().is_empty() {
         text.push_str("\nIts block skip connections (`bskcn_*`) need an engine that knows `SolarForCausalLM`.\n");
     }
-    let _ = writeln!(text, "\n## Layers\n\n```text\n{}```\n\n## Recipe\n\n```toml\n{}```\n", print::picture(plan, 80), toml::write(plan));
+    let _ = writeln!(
+        text,
+        "\n## Layers\n\n```text\n{}```\n\n## Recipe\n\n```toml\n{}```\n",
+        print::picture(plan, 80),
+        toml::write(plan)
+    );
     text.push_str("## Sources\n\n| file | bytes | SHA-256 |\n| --- | --- | --- |\n");
     for source in sources {
         let _ = writeln!(text, "| {} | {} | `{}` |", source.name, source.bytes, source.sha256);

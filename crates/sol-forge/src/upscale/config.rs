@@ -84,7 +84,9 @@ pub(super) fn gguf(base: &Base, meta: &Metadata, plan: &Plan, float: Option<DTyp
         };
         let value = match value {
             _ if own == "block_count" => Value::U32(u32::try_from(layers).unwrap_or(u32::MAX)),
-            Value::Array(array) if array.len() == base.layers() && (own.starts_with("attention.") || own.starts_with("feed_")) => {
+            Value::Array(array)
+                if array.len() == base.layers() && (own.starts_with("attention.") || own.starts_with("feed_")) =>
+            {
                 Value::Array(of_layers(array, plan))
             }
             other => other.clone(),

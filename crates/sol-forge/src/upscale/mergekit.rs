@@ -51,7 +51,9 @@ pub fn read(text: &str, name: &str, base_layers: usize) -> Result<Plan, PlanErro
     let file: File = serde_saphyr::from_str(text).map_err(|error| refused(error.to_string().trim_end().into()))?;
     match file.merge_method.as_deref() {
         Some("passthrough") => {}
-        Some(other) => return Err(refused(format!("merge_method {other} merges models; only passthrough takes layers as they are"))),
+        Some(other) => {
+            return Err(refused(format!("merge_method {other} merges models; only passthrough takes layers as they are")));
+        }
         None => return Err(refused("there is no merge_method; mergekit's for up-scaling is passthrough".into())),
     }
     let mut layers = Vec::new();
@@ -64,7 +66,8 @@ pub fn read(text: &str, name: &str, base_layers: usize) -> Result<Plan, PlanErro
             return Err(refused(format!("slice {at} is of another model than those before; all layers must be of one base")));
         }
         // The nearest that says something holds.
-        let scale = [&source.parameters, &slice.parameters, &file.parameters].into_iter().flatten().find_map(|p| p.scale.as_ref());
+        let scale =
+            [&source.parameters, &slice.parameters, &file.parameters].into_iter().flatten().find_map(|p| p.scale.as_ref());
         let scales = match scale {
             None => Vec::new(),
             Some(scale) => factors(scale).map_err(refused)?,
@@ -84,7 +87,8 @@ fn factors(scale: &Scale) -> Result<Vec<(Part, f32)>, String> {
     for part in Part::all() {
         let fits = |filter: &str| filter == "*" || part.full_name().contains(filter);
         let Some(first) = list.iter().find(|item| item.filter.as_deref().is_none_or(fits)) else { continue };
-        let factor = first.value.as_f64().ok_or_else(|| format!("scale {} is no number; gradients are not supported", first.value))?;
+        let factor =
+            first.value.as_f64().ok_or_else(|| format!("scale {} is no number; gradients are not supported", first.value))?;
         if factor != 1.0 {
             factors.push((part, factor as f32));
         }

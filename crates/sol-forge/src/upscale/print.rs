@@ -18,7 +18,8 @@ pub fn picture(plan: &Plan, width: usize) -> String {
     let each = n.div_ceil(room);
     let columns = n.div_ceil(each);
 
-    let mut text = format!("{:label_width$}  {:width$}  {:RANGE$}\n", "layers", axis(n, each, columns), "source", width = columns);
+    let mut text =
+        format!("{:label_width$}  {:width$}  {:RANGE$}\n", "layers", axis(n, each, columns), "source", width = columns);
     let mut open = [false, false];
     for ((&(first, count), label), note) in runs.iter().zip(&labels).zip(&notes) {
         let source = plan.layers()[first].source;

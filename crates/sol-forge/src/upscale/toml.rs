@@ -40,7 +40,8 @@ struct Slice {
 
 /// Reads the recipe `text`, called `name`, for a base of so many layers.
 pub fn read(text: &str, name: &str, base_layers: usize) -> Result<Plan, PlanError> {
-    let file: File = ::toml::from_str(text).map_err(|error| PlanError::File(format!("{name}: {}", error.to_string().trim_end())))?;
+    let file: File =
+        ::toml::from_str(text).map_err(|error| PlanError::File(format!("{name}: {}", error.to_string().trim_end())))?;
     if let Some(meant) = file.base_layers.filter(|meant| *meant != base_layers) {
         return Err(PlanError::File(format!("{name}: the recipe is for a base of {meant} layers; this one has {base_layers}")));
     }
@@ -70,7 +71,9 @@ pub(super) fn push(
     name: &str,
 ) -> Result<(), PlanError> {
     if start >= end {
-        return Err(PlanError::File(format!("{name}: the slice [{start}, {end}] has no layers; the second number is one past its last")));
+        return Err(PlanError::File(format!(
+            "{name}: the slice [{start}, {end}] has no layers; the second number is one past its last"
+        )));
     }
     // Asked before they are made.
     let all = layers.len().saturating_add(end - start);

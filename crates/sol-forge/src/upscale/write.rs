@@ -119,9 +119,7 @@ impl Job<'_> {
         match (self.order.base.checkpoint().metadata(), is_file) {
             (Metadata::Gguf(meta), true) => self.write_gguf(meta, out, existing, stop, progress),
             (Metadata::Hf(hf), false) => self.write_hf(hf, out, existing, stop, progress),
-            (Metadata::Gguf(_), false) => {
-                Err(Error::OtherFormat { out: out.into(), base: "a GGUF file", needs: "end in .gguf" })
-            }
+            (Metadata::Gguf(_), false) => Err(Error::OtherFormat { out: out.into(), base: "a GGUF file", needs: "end in .gguf" }),
             (Metadata::Hf(_), true) => {
                 Err(Error::OtherFormat { out: out.into(), base: "a directory of safetensors", needs: "be a directory" })
             }
@@ -251,10 +249,8 @@ impl Job<'_> {
                 (name.clone(), json!({ "source": source, "copied": target.is_copy(base), "sha256": sha256 }))
             })
             .collect();
-        let files: Vec<Json> = sources
-            .iter()
-            .map(|source| json!({ "name": source.name, "bytes": source.bytes, "sha256": source.sha256 }))
-            .collect();
+        let files: Vec<Json> =
+            sources.iter().map(|source| json!({ "name": source.name, "bytes": source.bytes, "sha256": source.sha256 })).collect();
         json!({ "base": base_name, "plan": super::json(plan), "sources": files, "tensors": tensors })
     }
 

@@ -116,7 +116,8 @@ fn report(args: &Args, found: &Lineage, origins: &[Origin], b: &Base, parts: &[P
     // JSON has no NaN.
     let number = |value: f32| if value.is_nan() { Value::Null } else { json!((f64::from(value) * 1e6).round() / 1e6) };
     let [of_a, of_b] = found.layers();
-    let matrix: Vec<Vec<Value>> = (0..of_b).map(|layer| found.row(layer).iter().map(|cosine| number(*cosine)).collect()).collect();
+    let matrix: Vec<Vec<Value>> =
+        (0..of_b).map(|layer| found.row(layer).iter().map(|cosine| number(*cosine)).collect()).collect();
     let layers: Vec<Value> = origins
         .iter()
         .map(|origin| {
@@ -165,7 +166,8 @@ fn runs(origins: &[Origin]) -> Vec<String> {
     let mut runs: Vec<Vec<&Origin>> = Vec::new();
     for origin in origins {
         let goes_on = |last: &Origin| {
-            kind(last) == kind(origin) && last.source.map(|source| source + 1) == origin.source.or(last.source.map(|_| usize::MAX))
+            kind(last) == kind(origin)
+                && last.source.map(|source| source + 1) == origin.source.or(last.source.map(|_| usize::MAX))
                 || (last.source.is_none() && origin.source.is_none())
         };
         match runs.last_mut().filter(|run| run.last().is_some_and(|last| goes_on(last))) {

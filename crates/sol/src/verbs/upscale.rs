@@ -19,8 +19,7 @@ use crate::ctrl_c::{self, CtrlC, Patience};
 
 /// Arguments.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Recipes:\n  \
+#[command(after_help = "Recipes:\n  \
     dus         two copies, the first without its last --drop layers, the second without its first (SOLAR 10.7B)\n  \
     solar-pro   blocks of middle layers repeated, with skip connections around the copies (Solar Pro Preview);\n              \
     with --tv 1 the result computes what the base does; needs an engine that knows Solar\n  \
@@ -33,8 +32,7 @@ use crate::ctrl_c::{self, CtrlC, Patience};
     sol upscale -m phi-3-medium --recipe solar-pro --print\n  \
     sol upscale -m phi-3-medium -o solar --recipe solar-pro\n  \
     sol upscale -o deep.gguf --type f32 --recipe interleave --verify text.txt\n  \
-    sol upscale -m llama -o llama-48 --recipe dus --drop 8"
-)]
+    sol upscale -m llama -o llama-48 --recipe dus --drop 8")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArg,
@@ -236,7 +234,10 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     drop(meter);
     let report = match written {
         Err(Error::Interrupted) => {
-            note(output, "sol: interrupted; no model was written. Where shards were finished, the same command goes on with them");
+            note(
+                output,
+                "sol: interrupted; no model was written. Where shards were finished, the same command goes on with them",
+            );
             return Ok(ExitCode::from(ctrl_c::EXIT_CODE));
         }
         Err(Error::Weights(error @ sol_weights::Error::Exists { .. })) => bail!("{error}; --force replaces it"),

@@ -34,14 +34,11 @@ fn recipes_that_keep_the_function_keep_the_logits() {
         name.to_owned()
     };
     // Two layers are too few for solar-pro.
-    let skips = at(
-        "skips.toml",
-        "tv = [1.0, 1.0]\nskips = [[1, 2]]\n[[slices]]\nlayers = [0, 2]\n[[slices]]\nlayers = [1, 2]\n",
-    );
+    let skips = at("skips.toml", "tv = [1.0, 1.0]\nskips = [[1, 2]]\n[[slices]]\nlayers = [0, 2]\n[[slices]]\nlayers = [1, 2]\n");
     for (base, out, recipe) in [
         ("models/llama", "a", "identity"),
         ("models/llama", "b", "solar-pro"),
-        ("models/llama3", "c", "solar-pro"),
+        ("models/llama3", "c", skips.as_str()),
         ("gguf/llama", "d.gguf", "identity"),
         ("gguf/llama", "e.gguf", "solar-pro"),
         ("models/phi3", "f", skips.as_str()),
@@ -101,7 +98,10 @@ fn a_solar_has_what_its_readers_want() {
     // sha256sum of the fixture.
     let manifest = read("upscale.json");
     assert_eq!(manifest["sources"][0]["sha256"].as_str().unwrap().len(), 64);
-    assert_eq!(manifest["tensors"]["model.layers.2.self_attn.q_proj.weight"]["source"], "model.layers.1.self_attn.qkv_proj.weight");
+    assert_eq!(
+        manifest["tensors"]["model.layers.2.self_attn.q_proj.weight"]["source"],
+        "model.layers.1.self_attn.qkv_proj.weight"
+    );
     assert!(fs::read_dir(machine.dir.path().join("solar")).unwrap().count() > 4);
 }
 
@@ -118,7 +118,7 @@ fn a_whole_model_takes_its_tokenizer_along_and_answers() {
         let [a, b] = [std::path::Path::new(&base), &machine.dir.path().join("deep")].map(|dir| fs::read(dir.join(name)).unwrap());
         assert_eq!(a, b, "{name}");
     }
-    let answer = |model: &str| machine.run(&["run", "-m", model, "-n", "8", "--temp", "0", "-q", "Hi"]).ok();
+    let answer = |model: &str| machine.run(&["run", "-m", model, "-n", "8", "--temperature", "0", "-q", "Hi"]).ok();
     assert_eq!(answer(&base), answer("deep"));
     let gguf = fixture("chat-tiny.gguf");
     machine.run(&["upscale", "-m", &gguf, "-o", "deep.gguf", "-r", "identity", "--verify", "text"]).ok();
@@ -202,7 +202,8 @@ fn what_is_there_is_replaced_only_by_force_and_only_a_model() {
     assert_eq!(fs::read(home.join("letters")).unwrap(), b"mine");
     let error = machine.run(&["upscale", "-m", "deep", "-r", "dus", "-o", "deep", "--force"]).error();
     assert!(error.contains("deep is the base itself"), "{error}");
-    let hidden = fs::read_dir(machine.dir.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name().as_encoded_bytes()[0] == b'.');
+    let hidden =
+        fs::read_dir(machine.dir.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name().as_encoded_bytes()[0] == b'.');
     assert_eq!(hidden.count(), 0);
 }
 
