@@ -55,7 +55,7 @@ pub(super) fn hf(base: &Base, config: &Json, plan: &Plan, float: Option<DType>) 
 }
 
 /// Some layers have a window and some have none, or another.
-fn windows_differ(base: &Base) -> bool {
+pub(super) fn windows_differ(base: &Base) -> bool {
     let mut windows = base.spec().layers.iter().map(|layer| layer.attention.core.window);
     let first = windows.next();
     windows.any(|window| Some(window) != first)

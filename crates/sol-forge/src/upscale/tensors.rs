@@ -4,6 +4,7 @@ use sol_model::{FeedForward, Role};
 use sol_weights::{Bytes, DType, Format, Tensor, dequantize};
 
 use super::base::{Base, is_float, rows};
+use super::config::windows_differ;
 use super::{Layer, Plan};
 use crate::{Error, Result};
 
@@ -114,6 +115,15 @@ fn check(base: &Base, plan: &Plan) -> Result<()> {
     let is_27b = |layers: usize| spec.architecture == "gemma2" && layers == 46;
     if base.checkpoint().format() == Format::Gguf && is_27b(base.layers()) != is_27b(plan.layers().len()) {
         return refused("GGUF readers take Gemma 2's score scale from its number of layers; up-scale the HF checkpoint".into());
+    }
+    // Nor which layers have the window: every other one.
+    let moved = |(at, layer): (usize, &Layer)| !layer.is_silent() && at % 2 != layer.source % 2;
+    if base.checkpoint().format() == Format::Gguf && windows_differ(base) && plan.layers().iter().enumerate().any(moved) {
+        return refused(
+            "GGUF readers give every other layer the window, and layers would come to places where they lose or gain it; take an \
+             even --drop, or up-scale the HF checkpoint"
+                .into(),
+        );
     }
     Ok(())
 }

@@ -45,7 +45,6 @@ fn recipes_that_keep_the_function_keep_the_logits() {
         ("gguf/phi3", "g.gguf", skips.as_str()),
         ("gguf/phi3-split", "h.gguf", skips.as_str()),
         ("models/gemma2", "i", "identity"),
-        ("gguf/gemma2", "j.gguf", "identity"),
         ("models/phimoe", "k", "identity"),
         ("gguf/llama-q4_k", "l.gguf", "identity"),
     ] {
@@ -175,6 +174,9 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     assert!(message.contains("the base is a GGUF file, so the result must end in .gguf"), "{message}");
     assert!(error(&["-m", &fixture("models/solar"), "-r", "dus"]).contains("joined by skip connections already"));
     assert!(error(&["-m", &fixture("models/gemma2"), "-r", "solar-pro"]).contains("those of gemma2 are not"));
+    let gemma = format!("{}/model.gguf", fixture("gguf/gemma2"));
+    let message = machine.run(&["upscale", "-m", &gemma, "-o", "x.gguf", "-r", "identity"]).error();
+    assert!(message.contains("every other layer the window"), "{message}");
     let message = machine.run(&["upscale", "-m", &llama, "-o", "nowhere/x", "-r", "dus"]).error();
     assert!(message.contains("nowhere/x: "), "{message}");
 
