@@ -63,19 +63,8 @@ pub struct Origin {
 /// Fails where the models differ in shape ([`Error::Base`]).
 pub fn lineage(a: &Base, b: &Base, parts: &[Part], stop: &dyn Fn() -> bool, progress: &mut dyn FnMut(usize)) -> Result<Lineage> {
     const OTHERS: [Role; 3] = [Role::Value, Role::Gate, Role::Up];
-    let mut sampled = false;
-    let mut samples = |base: &Base, layer: usize, part: Part| -> Result<Vec<f32>> {
-        if stop() {
-            return Err(Error::Interrupted);
-        }
-        let (sample, whole) = sample(base, layer, part)?;
-        sampled |= !whole;
-        Ok(sample)
-    };
-    let all = |samples: &mut dyn FnMut(&Base, usize, Part) -> Result<Vec<f32>>, part: Part| -> Result<Vec<Unit>> {
-        (0..a.layers()).map(|layer| Ok(Unit::of(samples(a, layer, part)?))).collect()
-    };
-    let units = parts.iter().map(|part| all(&mut samples, *part)).collect::<Result<Vec<_>>>()?;
+    let mut samples = Samples { stop, sampled: false };
+    let units = parts.iter().map(|part| samples.all(a, *part)).collect::<Result<Vec<_>>>()?;
     let mut others: Vec<Vec<Unit>> = Vec::new();
 
     let mut cosines = Vec::with_capacity(a.layers() * b.layers());
@@ -84,15 +73,15 @@ pub fn lineage(a: &Base, b: &Base, parts: &[Part], stop: &dyn Fn() -> bool, prog
     for layer in 0..b.layers() {
         let mut row = Row::new(a.layers());
         for (part, units) in parts.iter().zip(&units) {
-            row.add(&Unit::of(samples(b, layer, *part)?), units, a, b)?;
+            row.add(&samples.one(b, layer, *part)?, units, a, b)?;
         }
         silent.push(row.compared == 0);
         if row.compared == 0 {
             if others.is_empty() {
-                others = OTHERS.iter().map(|role| all(&mut samples, Part(*role))).collect::<Result<Vec<_>>>()?;
+                others = OTHERS.iter().map(|role| samples.all(a, Part(*role))).collect::<Result<Vec<_>>>()?;
             }
             for (role, units) in OTHERS.iter().zip(&others) {
-                row.add(&Unit::of(samples(b, layer, Part(*role))?), units, a, b)?;
+                row.add(&samples.one(b, layer, Part(*role))?, units, a, b)?;
             }
         }
         row.finish(&mut cosines, &mut ratios);
@@ -101,7 +90,7 @@ pub fn lineage(a: &Base, b: &Base, parts: &[Part], stop: &dyn Fn() -> bool, prog
     for base in [a, b] {
         base.checkpoint().unchanged()?;
     }
-    Ok(Lineage { layers: [a.layers(), b.layers()], cosines, ratios, silent, sampled })
+    Ok(Lineage { layers: [a.layers(), b.layers()], cosines, ratios, silent, sampled: samples.sampled })
 }
 
 impl Lineage {
@@ -210,6 +199,28 @@ impl Unit {
             numbers.iter_mut().for_each(|number| *number = (f64::from(*number) / length) as f32);
         }
         Self { numbers, length: length as f32 }
+    }
+}
+
+/// Takes samples, and remembers whether they were less than all.
+struct Samples<'a> {
+    stop: &'a dyn Fn() -> bool,
+    sampled: bool,
+}
+
+impl Samples<'_> {
+    fn one(&mut self, base: &Base, layer: usize, part: Part) -> Result<Unit> {
+        if (self.stop)() {
+            return Err(Error::Interrupted);
+        }
+        let (numbers, whole) = sample(base, layer, part)?;
+        self.sampled |= !whole;
+        Ok(Unit::of(numbers))
+    }
+
+    /// Those of all layers.
+    fn all(&mut self, base: &Base, part: Part) -> Result<Vec<Unit>> {
+        (0..base.layers()).map(|layer| self.one(base, layer, part)).collect()
     }
 }
 
