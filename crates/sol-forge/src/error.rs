@@ -1,5 +1,7 @@
 //! Why a checkpoint was not made.
 
+use std::path::PathBuf;
+
 use sol_weights::DType;
 
 /// Why a checkpoint was not made. Nothing is left of it.
@@ -28,6 +30,62 @@ pub enum Error {
     /// The caller wanted it to stop.
     #[error("interrupted; nothing was written")]
     Interrupted,
+    /// There is no such up-scaled model.
+    #[error(transparent)]
+    Plan(#[from] crate::upscale::PlanError),
+    /// The base is no model that is known.
+    #[error(transparent)]
+    Model(#[from] sol_model::ModelError),
+    /// The plan can not be carried out on this base.
+    #[error("{}: {problem}", path.display())]
+    Base {
+        /// The base.
+        path: PathBuf,
+        /// What stands against it.
+        problem: String,
+    },
+    /// Numbers in blocks can not be multiplied.
+    #[error("{}: tensor `{tensor}` is stored as {dtype}, which can not be scaled; take an F32, F16 or BF16 base, or have the weights stored as such (--type bf16)", path.display())]
+    Quantized {
+        /// The base.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// How it is stored.
+        dtype: DType,
+    },
+    /// The base is of one format and the result would be of the other.
+    #[error("{}: the base is {base}, so the result must {needs}; `sol convert` makes one of the other", out.display())]
+    OtherFormat {
+        /// The result.
+        out: PathBuf,
+        /// The base's format.
+        base: &'static str,
+        /// What the result's path must do.
+        needs: &'static str,
+    },
+    /// The result would replace what it is made of.
+    #[error("{} is the base itself; write the result elsewhere", path.display())]
+    OverBase {
+        /// Both.
+        path: PathBuf,
+    },
+    /// What was written is not what was meant.
+    #[error("{}: the check of what was written failed: {problem}", path.display())]
+    Check {
+        /// The result.
+        path: PathBuf,
+        /// What differs.
+        problem: String,
+    },
+    /// The system refused.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
     /// The file could not be written.
     #[error(transparent)]
     Weights(#[from] sol_weights::Error),

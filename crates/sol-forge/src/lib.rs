@@ -2,13 +2,16 @@
 //!
 //! - [`synth`] writes a checkpoint with the shapes of a published model and random weights, for measurements on machines that
 //!   the weights can not be had on.
+//! - [`upscale`] makes a deeper model from the layers of a base; [`lineage`](mod@lineage) finds out whether one was made so.
 //! - [`Types`] says which block format each matrix of a quantised checkpoint has.
 //!
 //! Everything is streamed: a checkpoint may be larger than memory. This crate runs no model.
 
 mod error;
+pub mod lineage;
 pub mod synth;
 mod types;
+pub mod upscale;
 
 pub use error::Error;
 pub use types::{Matrix, Mixture, Types};

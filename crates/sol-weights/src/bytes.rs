@@ -64,6 +64,14 @@ impl Bytes {
         }
     }
 
+    /// Lets the pages of this view go from the memory of this process, for who walks through more than memory holds. They come
+    /// back from the file when they are touched. Of no effect on owned memory, and where the system has no such call.
+    pub fn release(&self) {
+        if let Owner::File(mapping) = &*self.owner {
+            mapping.release(self.start..self.start + self.len);
+        }
+    }
+
     /// Whether both are views of one mapping.
     pub(crate) fn same_owner(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.owner, &other.owner)

@@ -2,9 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use memmap2::{Mmap, MmapOptions};
 
 use crate::guard::Guard;
@@ -61,6 +64,24 @@ impl Mapping {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
+
+    /// Gives the whole pages of a range back to the system.
+    #[cfg(unix)]
+    pub(crate) fn release(&self, range: Range<usize>) {
+        let page = rustix::param::page_size();
+        let (start, end) = (range.start.next_multiple_of(page), range.end / page * page);
+        if start < end {
+            // SAFETY: nothing was ever written to these private pages, so they come back from the file as they were (or, where
+            // the guard has put zeros, as zeros): what a reader sees is what it would see without this.
+            let done = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            // A wish: where the system does not grant it, the pages stay.
+            drop(done);
+        }
+    }
+
+    /// Elsewhere pages stay until the system wants them.
+    #[cfg(not(unix))]
+    pub(crate) fn release(&self, _range: Range<usize>) {}
 
     /// Whether all that was read was in the file; asks no one.
     pub(crate) fn intact(&self) -> Result<()> {

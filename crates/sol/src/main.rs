@@ -49,6 +49,10 @@ enum Verb {
     Perplexity(verbs::perplexity::Args),
     /// A checkpoint with the shapes of a published model and random weights, to measure with
     Synth(verbs::synth::Args),
+    /// A deeper model from the layers of a base
+    Upscale(Box<verbs::upscale::Args>),
+    /// Which layer of one model comes from which of another
+    Lineage(verbs::lineage::Args),
     /// Obtain a model
     Pull(verbs::models::PullArgs),
     /// Models on this machine
@@ -70,6 +74,8 @@ fn main() -> ExitCode {
         Verb::Tokenize(args) => verbs::tokenize::run(args, output),
         Verb::Perplexity(args) => verbs::perplexity::run(args, output),
         Verb::Synth(args) => verbs::synth::run(args, output),
+        Verb::Upscale(args) => verbs::upscale::run(*args, output),
+        Verb::Lineage(args) => verbs::lineage::run(args, output),
         Verb::Pull(args) => verbs::models::pull(args, output),
         Verb::List(args) => verbs::models::list(args, output),
         Verb::Rm(args) => verbs::models::rm(args, output),

@@ -3,9 +3,11 @@
 pub(crate) mod bench;
 pub(crate) mod eval;
 pub(crate) mod inspect;
+pub(crate) mod lineage;
 pub(crate) mod logits;
 pub(crate) mod models;
 pub(crate) mod perplexity;
 pub(crate) mod run;
 pub(crate) mod synth;
 pub(crate) mod tokenize;
+pub(crate) mod upscale;

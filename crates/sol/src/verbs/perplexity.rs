@@ -1,10 +1,11 @@
 //! `sol perplexity`: how well a model foretells a text, as llama-perplexity defines it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use sol_engine::{Interrupt, Options, Perplexity};
 use sol_text::Encode;
 
 use crate::common::{Meter, Output, RunOptions, open, print};
@@ -31,35 +32,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
-    let shown = args.file.display();
-    let bytes = std::fs::read(&args.file).with_context(|| format!("can not read {shown}"))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| anyhow::anyhow!("{shown}: the text is not UTF-8 (at byte {})", e.utf8_error().valid_up_to()))?;
-
-    let mut options = args.run.options();
+    let text = read(&args.file)?;
     let path = args.run.model.resolve(output)?;
-    if options.context.is_none() {
-        let checkpoint = sol_weights::Checkpoint::open(&path)?;
-        options.context = Some(CHUNK.min(sol_model::describe(&checkpoint)?.spec.context));
-    }
-    let mut model = open(&path, options, output)?;
-    let chunk = model.engine().context();
-    let tokenizer = model.tokenizer()?;
-    let mut tokens = tokenizer.encode(&text, Encode { add_bos: true, parse_special: false })?;
-    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    if let Some(chunks) = args.chunks {
-        tokens.truncate(usize::try_from(chunks).unwrap_or(usize::MAX).saturating_mul(chunk));
-    }
-
     let ctrl_c = CtrlC::install(Patience::None)?;
-    let stop = ctrl_c.interrupt();
-    let mut meter = Meter::new(output, (tokens.len() / chunk) as u64, "chunks");
-    let result = sol_engine::perplexity(model.engine(), &tokens, bos, chunk, &|| stop.is_set(), &mut |so_far| {
-        tracing::info!("chunk {} of {}: PPL {:.4}", so_far.chunk, so_far.chunks, so_far.value);
-        meter.say(format!("PPL {:.4}", so_far.value));
-        meter.step();
-    })?;
-    drop(meter);
+    let (result, chunk) = measure(&path, &text, args.run.options(), args.chunks, ctrl_c.interrupt(), output)?;
     if output.json {
         print(&serde_json::to_string(&json!({
             "model": path,
@@ -74,4 +50,42 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         print(&format!("PPL = {:.4} +/- {:.4}", result.value, result.error))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The text of a file.
+pub(crate) fn read(file: &Path) -> Result<String> {
+    let shown = file.display();
+    let bytes = std::fs::read(file).with_context(|| format!("can not read {shown}"))?;
+    String::from_utf8(bytes)
+        .map_err(|e| anyhow::anyhow!("{shown}: the text is not UTF-8 (at byte {})", e.utf8_error().valid_up_to()))
+}
+
+/// The perplexity of a text, in chunks as long as the second number says: as `options` do, else [`CHUNK`] tokens.
+pub(crate) fn measure(
+    path: &Path,
+    text: &str,
+    mut options: Options,
+    chunks: Option<u64>,
+    stop: &Interrupt,
+    output: &Output,
+) -> Result<(Perplexity, usize)> {
+    if options.context.is_none() {
+        let checkpoint = sol_weights::Checkpoint::open(path)?;
+        options.context = Some(CHUNK.min(sol_model::describe(&checkpoint)?.spec.context));
+    }
+    let mut model = open(path, options, output)?;
+    let chunk = model.engine().context();
+    let tokenizer = model.tokenizer()?;
+    let mut tokens = tokenizer.encode(text, Encode { add_bos: true, parse_special: false })?;
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    if let Some(chunks) = chunks {
+        tokens.truncate(usize::try_from(chunks).unwrap_or(usize::MAX).saturating_mul(chunk));
+    }
+    let mut meter = Meter::new(output, (tokens.len() / chunk) as u64, "chunks");
+    let result = sol_engine::perplexity(model.engine(), &tokens, bos, chunk, &|| stop.is_set(), &mut |so_far| {
+        tracing::info!("chunk {} of {}: PPL {:.4}", so_far.chunk, so_far.chunks, so_far.value);
+        meter.say(format!("PPL {:.4}", so_far.value));
+        meter.step();
+    })?;
+    Ok((result, chunk))
 }

@@ -13,3 +13,4 @@ mod run;
 mod support;
 mod synth;
 mod tokenize;
+mod upscale;

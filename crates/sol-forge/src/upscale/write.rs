@@ -1,0 +1,437 @@
+//! Writing the result: streamed, whole or not at all.
+//!
+//! A directory is built beside its place under a hidden name and renamed when it is whole. What a killed run leaves there, its
+//! finished shards, the same order uses again.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
+use sol_weights::gguf::{self, Existing, TensorInfo};
+use sol_weights::{Bytes, Checkpoint, DType, HfMetadata, Metadata, free_space, safetensors};
+
+use super::base::Base;
+use super::directory::Building;
+use super::tensors::{Content, Target, becomes_solar, produce, targets};
+use super::{Plan, card, config};
+use crate::{Error, Result};
+
+/// What is to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// Where the layers come from.
+    pub base: &'a Base,
+    /// What the base is called in the card.
+    pub base_name: &'a str,
+    /// Which layers.
+    pub plan: &'a Plan,
+    /// Store the weights as F32, F16 or BF16; `None`: as they are.
+    pub float: Option<DType>,
+    /// Begin another safetensors file where one would be larger.
+    pub shard_bytes: u64,
+}
+
+/// A file of the base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+    /// Tensors.
+    pub tensors: usize,
+    /// Those of them whose bytes are the base's.
+    pub copied: usize,
+    /// Files with tensors.
+    pub files: usize,
+    /// Of these, those that an earlier run had finished.
+    pub reused: usize,
+    /// The base's files.
+    pub sources: Vec<Source>,
+    /// Of each tensor its SHA-256.
+    hashes: Vec<(String, String)>,
+}
+
+/// What can be written: the order with all its tensors.
+#[derive(Clone, Debug)]
+pub struct Job<'a> {
+    order: Order<'a>,
+    targets: Vec<Target>,
+}
+
+impl<'a> Order<'a> {
+    /// Whether the result is a Solar, whatever the base is: plans with skip connections make one.
+    pub fn becomes_solar(&self) -> bool {
+        becomes_solar(self.plan)
+    }
+
+    /// Works out every tensor. Fails for bases that the plan can not be carried out on: of another depth, with skip
+    /// connections already, of a form that Solar does not have ([`Error::Base`]); with quantised weights that would have to be
+    /// multiplied ([`Error::Quantized`]).
+    pub fn job(self) -> Result<Job<'a>> {
+        let targets = targets(self.base, self.plan, self.float)?;
+        Ok(Job { order: self, targets })
+    }
+}
+
+impl Job<'_> {
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.targets.iter().map(Target::byte_len).sum()
+    }
+
+    /// Numbers of all tensors of the base, and of the result.
+    pub fn parameters(&self) -> [u64; 2] {
+        let count = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
+        let before = self.order.base.checkpoint().tensors().map(|tensor| count(&tensor.shape)).sum();
+        [before, self.targets.iter().map(|target| count(&target.shape)).sum()]
+    }
+
+    /// The architecture of the result.
+    pub fn architecture(&self) -> &'static str {
+        if becomes_solar(self.order.plan) { "solar" } else { self.order.base.spec().architecture }
+    }
+
+    /// Writes the result to `out`: a GGUF file, or a directory of safetensors, in the format of the base. `progress` is called
+    /// with the bytes of tensors written so far; when `stop` says so, the error is [`Error::Interrupted`].
+    pub fn write(
+        &self,
+        out: &Path,
+        existing: Existing,
+        stop: &(dyn Fn() -> bool + Sync),
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Report> {
+        let is_file = out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+        match (self.order.base.checkpoint().metadata(), is_file) {
+            (Metadata::Gguf(meta), true) => self.write_gguf(meta, out, existing, stop, progress),
+            (Metadata::Hf(hf), false) => self.write_hf(hf, out, existing, stop, progress),
+            (Metadata::Gguf(_), false) => Err(Error::OtherFormat { out: out.into(), base: "a GGUF file", needs: "end in .gguf" }),
+            (Metadata::Hf(_), true) => {
+                Err(Error::OtherFormat { out: out.into(), base: "a directory of safetensors", needs: "be a directory" })
+            }
+        }
+    }
+
+    fn write_gguf(
+        &self,
+        meta: &gguf::Metadata,
+        out: &Path,
+        existing: Existing,
+        stop: &(dyn Fn() -> bool + Sync),
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Report> {
+        let Order { base, plan, float, .. } = self.order;
+        if base.checkpoint().files().iter().any(|file| is_same(file, out)) {
+            return Err(Error::OverBase { path: out.into() });
+        }
+        let keys = config::gguf(base, meta, plan, float);
+        let infos: Vec<TensorInfo> = self
+            .targets
+            .iter()
+            .map(|target| TensorInfo { name: target.name.clone(), dtype: target.dtype, shape: target.shape.clone() })
+            .collect();
+        let mut writer = gguf::Writer::create(out, &keys, &infos, existing)?;
+        let files = base.checkpoint().files();
+        let (hashes, sources) = with_hashed_sources(files, || {
+            let mut flow = Flow { base, stop, progress, written: 0 };
+            flow.all(&self.targets.iter().collect::<Vec<_>>(), &mut |bytes| Ok(writer.write(bytes)?))
+        })?;
+        base.checkpoint().unchanged()?;
+        writer.finish()?;
+        self.finished(out, hashes, sources, 1, 0)
+    }
+
+    fn write_hf(
+        &self,
+        hf: &HfMetadata,
+        out: &Path,
+        existing: Existing,
+        stop: &(dyn Fn() -> bool + Sync),
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Report> {
+        let Order { base, base_name, plan, float, shard_bytes } = self.order;
+        if is_same(&hf.dir, out) {
+            return Err(Error::OverBase { path: out.into() });
+        }
+        let shards = shards(&self.targets, shard_bytes);
+        let mut building = Building::begin(out, existing, &self.fingerprint())?;
+        let mut names = Vec::with_capacity(shards.len());
+        for at in 1..=shards.len() {
+            names.push(match shards.len() {
+                1 => "model.safetensors".to_owned(),
+                all => format!("model-{at:05}-of-{all:05}.safetensors"),
+            });
+        }
+        let need: u64 = (shards.iter().zip(&names).filter(|(_, name)| !building.path(name).exists()))
+            .flat_map(|(shard, _)| shard.iter().map(|target| target.byte_len()))
+            .sum();
+        if let Some(free) = free_space(building.dir()).filter(|free| *free < need) {
+            return Err(sol_weights::Error::NoSpace { path: out.into(), need, free }.into());
+        }
+
+        let mut reused = 0;
+        let files = base.checkpoint().files();
+        let (hashes, sources) = with_hashed_sources(files, || {
+            let mut flow = Flow { base, stop, progress, written: 0 };
+            let mut hashes = Vec::new();
+            for (shard, name) in shards.iter().zip(&names) {
+                if let Some(known) = building.finished(name) {
+                    reused += 1;
+                    hashes.extend(known);
+                    flow.written += shard.iter().map(|target| target.byte_len()).sum::<u64>();
+                    continue;
+                }
+                let header: Vec<_> =
+                    shard.iter().map(|target| (target.name.as_str(), target.dtype, target.shape.as_slice())).collect();
+                let mut writer = safetensors::Writer::create(&building.path(name), &header)?;
+                let of_shard = flow.all(shard, &mut |bytes| Ok(writer.write(bytes)?))?;
+                base.checkpoint().unchanged()?;
+                writer.finish()?;
+                building.finish(name, &of_shard)?;
+                hashes.extend(of_shard);
+            }
+            Ok(hashes)
+        })?;
+        base.checkpoint().unchanged()?;
+
+        if let [_, _, ..] = shards[..] {
+            let map: serde_json::Map<String, Json> = (shards.iter().zip(&names))
+                .flat_map(|(shard, name)| shard.iter().map(|target| (target.name.clone(), Json::from(name.as_str()))))
+                .collect();
+            let index = json!({ "metadata": { "total_size": self.tensor_bytes() }, "weight_map": map });
+            building.put("model.safetensors.index.json", &pretty(&index))?;
+        }
+        building.put("config.json", &pretty(&config::hf(base, &hf.config, plan, float)))?;
+        building.carry(&hf.dir, becomes_solar(plan))?;
+        building.put("README.md", &card::write(base, base_name, plan, &sources, self.parameters()))?;
+        building.put("upscale.json", &pretty(&self.manifest(&hashes, &sources)))?;
+        building.in_place()?;
+        self.finished(out, hashes, sources, shards.len(), reused)
+    }
+
+    /// The same for the same order on the same base.
+    fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for target in &self.targets {
+            hash.update(format!("{target:?}"));
+        }
+        for file in self.order.base.checkpoint().files() {
+            let stamp = fs::metadata(file).ok().map(|meta| (meta.len(), meta.modified().ok()));
+            hash.update(format!("{} {stamp:?}", file.display()));
+        }
+        hash.update(self.order.shard_bytes.to_le_bytes());
+        hex(&hash.finalize())
+    }
+
+    /// `upscale.json`: every tensor with what it was made of, for who wants to check.
+    fn manifest(&self, hashes: &[(String, String)], sources: &[Source]) -> Json {
+        let Order { base, base_name, plan, .. } = self.order;
+        let tensors: serde_json::Map<String, Json> = (self.targets.iter().zip(hashes))
+            .map(|(target, (name, sha256))| {
+                let source = match &target.content {
+                    Content::Rows { source, .. } => Json::from(source.as_str()),
+                    Content::Exactly(_) => Json::Null,
+                };
+                (name.clone(), json!({ "source": source, "copied": target.is_copy(base), "sha256": sha256 }))
+            })
+            .collect();
+        let files: Vec<Json> =
+            sources.iter().map(|source| json!({ "name": source.name, "bytes": source.bytes, "sha256": source.sha256 })).collect();
+        json!({ "base": base_name, "plan": super::json(plan), "sources": files, "tensors": tensors })
+    }
+
+    /// Opens what was written and looks whether it is what was meant.
+    fn finished(
+        &self,
+        out: &Path,
+        hashes: Vec<(String, String)>,
+        sources: Vec<Source>,
+        files: usize,
+        reused: usize,
+    ) -> Result<Report> {
+        let wrong = |problem: String| Error::Check { path: out.into(), problem };
+        let result = Base::open(out)?;
+        for target in &self.targets {
+            let found = result.checkpoint().tensor(&target.name);
+            if found.is_none_or(|found| (found.dtype, &found.shape) != (target.dtype, &target.shape)) {
+                return Err(wrong(format!("tensor {} is not there as {} {:?}", target.name, target.dtype, target.shape)));
+            }
+        }
+        let (spec, plan) = (result.spec(), self.order.plan);
+        let links = spec.skip_links().len();
+        if (spec.layers.len(), links) != (plan.layers().len(), plan.skips().len()) {
+            return Err(wrong(format!("it reads as {} layers with {links} skip connections", spec.layers.len())));
+        }
+        Ok(Report {
+            tensor_bytes: self.tensor_bytes(),
+            tensors: self.targets.len(),
+            copied: self.targets.iter().filter(|target| target.is_copy(self.order.base)).count(),
+            files,
+            reused,
+            sources,
+            hashes,
+        })
+    }
+}
+
+impl Report {
+    /// Reads every tensor of the written checkpoint again and compares its hash with that of what was written. `progress` is
+    /// called with the bytes read so far.
+    pub fn check(&self, out: &Path, stop: &(dyn Fn() -> bool + Sync), progress: &mut dyn FnMut(u64)) -> Result<()> {
+        const CHUNK: usize = 8 << 20;
+        let checkpoint = Checkpoint::open(out)?;
+        let mut read = 0;
+        for (name, expected) in &self.hashes {
+            let missing = || Error::Check { path: out.into(), problem: format!("tensor {name} is gone") };
+            let bytes = checkpoint.tensor(name).ok_or_else(missing)?.bytes();
+            let mut hash = Sha256::new();
+            for start in (0..bytes.len()).step_by(CHUNK) {
+                if stop() {
+                    return Err(Error::Interrupted);
+                }
+                let part = bytes.slice(start..bytes.len().min(start + CHUNK));
+                hash.update(&part[..]);
+                part.release();
+                read += part.len() as u64;
+                progress(read);
+            }
+            bytes.intact()?;
+            if hex(&hash.finalize()) != *expected {
+                let problem = format!("tensor {name} is not what was written: its SHA-256 differs; the disk may be broken");
+                return Err(Error::Check { path: out.into(), problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tensors on their way from the base to a file.
+struct Flow<'a> {
+    base: &'a Base,
+    stop: &'a (dyn Fn() -> bool + Sync),
+    progress: &'a mut dyn FnMut(u64),
+    written: u64,
+}
+
+impl Flow<'_> {
+    /// Makes tensors one after the other and gives their bytes to `put`, while another thread hashes them. Returns names and
+    /// hashes.
+    fn all(&mut self, targets: &[&Target], put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Vec<(String, String)>> {
+        thread::scope(|scope| {
+            let (sender, receiver) = sync_channel::<(usize, Bytes)>(4);
+            let hasher = scope.spawn(move || hash_all(targets.len(), &receiver));
+            for (at, target) in targets.iter().enumerate() {
+                produce(self.base, target, &mut |bytes| {
+                    if (self.stop)() {
+                        return Err(Error::Interrupted);
+                    }
+                    put(&bytes)?;
+                    bytes.intact()?;
+                    self.written += bytes.len() as u64;
+                    (self.progress)(self.written);
+                    // It ends only after the sender does.
+                    let _ = sender.send((at, bytes));
+                    Ok(())
+                })?;
+            }
+            drop(sender);
+            let hashes = hasher.join().map_err(|_| Error::Io {
+                path: self.base.checkpoint().path().into(),
+                cause: io::Error::other("the thread that hashes ended"),
+            })?;
+            Ok(targets.iter().map(|target| target.name.clone()).zip(hashes).collect())
+        })
+    }
+}
+
+/// The hashes of so many tensors whose bytes come in order.
+fn hash_all(count: usize, bytes: &Receiver<(usize, Bytes)>) -> Vec<String> {
+    let mut hashes = vec![Sha256::new(); count];
+    for (at, bytes) in bytes {
+        hashes[at].update(&bytes[..]);
+        // The last to see it.
+        bytes.release();
+    }
+    hashes.into_iter().map(|hash| hex(&hash.finalize())).collect()
+}
+
+/// Does `work` while another thread hashes the base's files.
+fn with_hashed_sources<T>(files: &[PathBuf], work: impl FnOnce() -> Result<T>) -> Result<(T, Vec<Source>)> {
+    let given_up = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let hasher = scope.spawn(|| files.iter().map(|file| hash_file(file, &given_up)).collect::<Result<Vec<Source>>>());
+        let done = work();
+        given_up.store(done.is_err(), Ordering::Relaxed);
+        let sources = hasher.join().unwrap_or_else(|_| {
+            let path = files.first().cloned().unwrap_or_default();
+            Err(Error::Io { path, cause: io::Error::other("the thread that hashes ended") })
+        });
+        // The first error counts, not that the other thread was told to give up.
+        done.and_then(|done| Ok((done, sources?)))
+    })
+}
+
+fn hash_file(path: &Path, given_up: &AtomicBool) -> Result<Source> {
+    let failed = |cause| Error::Io { path: path.into(), cause };
+    let mut file = File::open(path).map_err(failed)?;
+    let mut buffer = vec![0; 1 << 20];
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(_) if given_up.load(Ordering::Relaxed) => return Err(Error::Interrupted),
+            Ok(n) => {
+                hash.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Source { name, bytes, sha256: hex(&hash.finalize()) })
+}
+
+/// Tensors in files of at most so many bytes, a larger tensor in one of its own.
+fn shards(targets: &[Target], most: u64) -> Vec<Vec<&Target>> {
+    let mut shards: Vec<Vec<&Target>> = Vec::new();
+    let mut room = 0;
+    for target in targets {
+        let bytes = target.byte_len();
+        match shards.last_mut() {
+            Some(last) if bytes <= room => last.push(target),
+            _ => {
+                shards.push(vec![target]);
+                room = most;
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    shards
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn pretty(json: &Json) -> String {
+    format!("{json:#}\n")
+}

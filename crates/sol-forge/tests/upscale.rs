@@ -1,0 +1,192 @@
+//! Up-scaled checkpoints, tensor by tensor, and what is left of runs that ended early.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sol_forge::Error;
+use sol_forge::upscale::{Base, Order, Plan, Recipe, Report};
+use sol_weights::gguf::Existing;
+use sol_weights::{Checkpoint, DType, Tensor};
+
+fn fixture(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", name].iter().collect()
+}
+
+fn order<'a>(base: &'a Base, plan: &'a Plan) -> Order<'a> {
+    Order { base, base_name: "base", plan, float: None, shard_bytes: 5_000_000_000 }
+}
+
+fn write(order: Order<'_>, out: &Path) -> Report {
+    order.job().unwrap().write(out, Existing::Refuse, &|| false, &mut |_| {}).unwrap()
+}
+
+fn tensor<'a>(checkpoint: &'a Checkpoint, name: &str) -> &'a Tensor {
+    checkpoint.tensor(name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn layers_are_copied_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = Base::open(&fixture("models/llama")).unwrap();
+    let plan = Recipe::Dus { drop: Some(1) }.plan(3).unwrap();
+    let report = write(order(&base, &plan), &dir.path().join("a"));
+    assert_eq!((report.copied, report.files), (report.tensors, 1));
+    let result = Checkpoint::open(&dir.path().join("a")).unwrap();
+    assert_eq!(result.tensors().len(), report.tensors);
+    for tensor_of_result in result.tensors() {
+        let source = match tensor_of_result.name.strip_prefix("model.layers.") {
+            None => tensor_of_result.name.clone(),
+            Some(rest) => {
+                let (layer, rest) = rest.split_once('.').unwrap();
+                format!("model.layers.{}.{rest}", [0, 1, 1, 2][layer.parse::<usize>().unwrap()])
+            }
+        };
+        let source = tensor(base.checkpoint(), &source);
+        assert_eq!((source.dtype, &source.shape), (tensor_of_result.dtype, &tensor_of_result.shape));
+        assert_eq!(source.bytes()[..], tensor_of_result.bytes()[..]);
+    }
+    report.check(&dir.path().join("a"), &|| false, &mut |_| {}).unwrap();
+    // One bit of a weight.
+    let path = dir.path().join("a/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let error = report.check(&dir.path().join("a"), &|| false, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("its SHA-256 differs"), "{error}");
+}
+
+/// Output projections times the factor, everything else as it is; in Gemma 2 the norms behind them, which would undo it.
+#[test]
+fn factors_are_on_what_a_layer_adds() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = |layers| Recipe::Interleave { layers: Some(layers), block: 1, scale: Some(0.25) };
+    for (fixture_name, scaled, factor_of) in [
+        ("models/llama", ["self_attn.o_proj.weight", "mlp.down_proj.weight"], 0.0),
+        ("models/phimoe", ["self_attn.o_proj.bias", "block_sparse_moe.experts.1.w2.weight"], 0.0),
+        ("models/gemma2", ["post_attention_layernorm.weight", "post_feedforward_layernorm.weight"], 1.0),
+    ] {
+        let base = Base::open(&fixture(fixture_name)).unwrap();
+        let layers = base.layers();
+        let plan = recipe(2 * layers).plan(layers).unwrap();
+        let out = dir.path().join(fixture_name.replace('/', "-"));
+        write(order(&base, &plan), &out);
+        let result = Checkpoint::open(&out).unwrap();
+        for name in scaled {
+            let before = tensor(base.checkpoint(), &format!("model.layers.1.{name}")).to_f32().unwrap();
+            let after = tensor(&result, &format!("model.layers.3.{name}")).to_f32().unwrap();
+            for (x, y) in before.iter().zip(&after) {
+                assert_eq!(0.25 * (x + factor_of) - factor_of, *y, "{fixture_name} {name}");
+            }
+        }
+        let norm =
+            |checkpoint, layer| tensor(checkpoint, &format!("model.layers.{layer}.input_layernorm.weight")).to_f32().unwrap();
+        assert_eq!(norm(base.checkpoint(), 1), norm(&result, 3));
+    }
+}
+
+/// In a Phi-3 that stays one, a factor on values is on a third of a tensor.
+#[test]
+fn a_part_of_a_fused_projection_is_scaled() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = Base::open(&fixture("models/phi3")).unwrap();
+    let text = "slices = [{ layers = [0, 2] }, { layers = [1, 2], scale = { v_proj = 2.0 } }]";
+    let plan = sol_forge::upscale::toml::read(text, "r.toml", 2).unwrap();
+    write(order(&base, &plan), &dir.path().join("a"));
+    let result = Checkpoint::open(&dir.path().join("a")).unwrap();
+    let name = |layer: usize| format!("model.layers.{layer}.self_attn.qkv_proj.weight");
+    let [before, after] = [tensor(base.checkpoint(), &name(1)), tensor(&result, &name(2))].map(|tensor| tensor.to_f32().unwrap());
+    // 5 heads of 8 for queries, 1 for keys, 1 for values; rows of 40.
+    let values = 6 * 8 * 40;
+    assert_eq!(before[..values], after[..values]);
+    assert!(before[values..].iter().zip(&after[values..]).all(|(x, y)| 2.0 * x == *y));
+}
+
+/// Blocks are copied where nothing is multiplied; zeros are zeros in every format.
+#[test]
+fn quantised_blocks_stay_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"] {
+        let base = Base::open(&fixture(&format!("gguf/llama-{kind}/model.gguf"))).unwrap();
+        let layers = base.layers();
+        let out = dir.path().join(format!("{kind}.gguf"));
+        let plan = Recipe::Identity { layers: Some(2 * layers) }.plan(layers).unwrap();
+        write(order(&base, &plan), &out);
+        let result = Checkpoint::open(&out).unwrap();
+        for part in ["attn_output", "ffn_down"] {
+            let name = |layer: usize| format!("blk.{layer}.{part}.weight");
+            assert_eq!(tensor(base.checkpoint(), &name(0)).bytes()[..], tensor(&result, &name(0)).bytes()[..]);
+            assert!(tensor(&result, &name(1)).to_f32().unwrap().iter().all(|value| *value == 0.0), "{kind}");
+        }
+        let halved = Recipe::Interleave { layers: None, block: 1, scale: None }.plan(layers).unwrap();
+        assert!(matches!(order(&base, &halved).job(), Err(Error::Quantized { .. })));
+        let as_floats = Order { float: Some(DType::F16), ..order(&base, &halved) };
+        let out = dir.path().join(format!("{kind}-f16.gguf"));
+        write(as_floats, &out);
+        let result = Checkpoint::open(&out).unwrap();
+        assert_eq!(tensor(&result, "blk.0.attn_q.weight").dtype, DType::F16);
+        assert_eq!(tensor(&result, "blk.0.attn_norm.weight").dtype, DType::F32);
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("a");
+    let base = Base::open(&fixture("models/llama")).unwrap();
+    let plan = Recipe::Dus { drop: Some(1) }.plan(3).unwrap();
+    let order = Order { shard_bytes: 30_000, ..order(&base, &plan) };
+    let job = order.job().unwrap();
+    let whole = job.write(&dir.path().join("whole"), Existing::Refuse, &|| false, &mut |_| {}).unwrap();
+    assert!(whole.files > 3, "{}", whole.files);
+
+    let written = Cell::new(0);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stopped = job.write(&out, Existing::Refuse, &|| stop.load(std::sync::atomic::Ordering::Relaxed), &mut |bytes| {
+        written.set(bytes);
+        stop.store(bytes > 100_000, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    assert!(!out.exists() && Checkpoint::open(&dir.path().join(".a.unfinished")).is_err());
+
+    // Another order has no use for it, nor has one without a single finished file anything to leave.
+    let first = written.get();
+    let resumed = job.write(&out, Existing::Refuse, &|| false, &mut |bytes| written.set(bytes)).unwrap();
+    assert!(resumed.reused > 0 && resumed.reused < whole.files && first < written.get());
+    assert_eq!(names(&out), names(&dir.path().join("whole")));
+    for name in names(&out) {
+        assert!(fs::read(out.join(&name)).unwrap() == fs::read(dir.path().join("whole").join(&name)).unwrap(), "{name}");
+    }
+    resumed.check(&out, &|| false, &mut |_| {}).unwrap();
+
+    let stopped = job.write(&dir.path().join("b"), Existing::Refuse, &|| true, &mut |_| {});
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    assert_eq!(names(dir.path()), ["a", "whole"]);
+}
+
+#[test]
+fn a_base_that_changes_meanwhile_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("base");
+    fs::create_dir(&copy).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("models/llama").join(name), copy.join(name)).unwrap();
+    }
+    let base = Base::open(&copy).unwrap();
+    let plan = Recipe::Stack { times: 2 }.plan(3).unwrap();
+    let mut once = true;
+    let result = order(&base, &plan).job().unwrap().write(&dir.path().join("a"), Existing::Refuse, &|| false, &mut |_| {
+        if std::mem::take(&mut once) {
+            let file = fs::OpenOptions::new().append(true).open(copy.join("model.safetensors")).unwrap();
+            file.set_len(200_000).unwrap();
+        }
+    });
+    assert!(matches!(result, Err(Error::Weights(sol_weights::Error::ChangedInUse { .. }))), "{result:?}");
+    assert_eq!(names(dir.path()), ["base"]);
+}
