@@ -28,6 +28,15 @@ pub enum Error {
     /// The caller wanted it to stop.
     #[error("interrupted; nothing was written")]
     Interrupted,
+    /// The checkpoint can not be converted.
+    #[error(transparent)]
+    Convert(#[from] crate::convert::ConvertError),
+    /// The source's config or tensors make no model.
+    #[error(transparent)]
+    Model(#[from] sol_model::ModelError),
+    /// The source's tokenizer can not be read or written.
+    #[error(transparent)]
+    Text(#[from] sol_text::Error),
     /// The file could not be written.
     #[error(transparent)]
     Weights(#[from] sol_weights::Error),

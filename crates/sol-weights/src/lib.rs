@@ -36,6 +36,7 @@ pub use dtype::DType;
 pub use error::Error;
 pub use hf::HfMetadata;
 pub use tensor::Tensor;
+pub use unfinished::free_space;
 
 /// The result of reading or writing a checkpoint.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

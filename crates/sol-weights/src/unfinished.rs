@@ -55,7 +55,7 @@ impl Drop for Unfinished {
 
 /// Bytes that may be written where `path` will be; `None` where the system does not say.
 #[cfg(unix)]
-pub(crate) fn free_space(path: &Path) -> Option<u64> {
+pub fn free_space(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(directory_of(path)).ok()?;
     // File systems that do not count their blocks say that there are none.
     (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -63,7 +63,7 @@ pub(crate) fn free_space(path: &Path) -> Option<u64> {
 
 /// Elsewhere the system is not asked.
 #[cfg(not(unix))]
-pub(crate) fn free_space(_path: &Path) -> Option<u64> {
+pub fn free_space(_path: &Path) -> Option<u64> {
     None
 }
 
