@@ -175,6 +175,12 @@ fn llama3_of(rope: &RopeSpec, divisors: &[f32]) -> Option<Value> {
         .map(|(freq, divisor)| (freq / std::f64::consts::TAU, (1.0 / divisor - 1.0 / factor) / (1.0 - 1.0 / factor)))
         .collect();
     let mut guesses: Vec<(f64, f64)> = [8192.0, 4096.0, 16_384.0, 32_768.0, 2048.0].map(|original| (original, 4.0)).into();
+    // One point on the ramp, or none between the kept and the divided, tells as much once `high` is 4.
+    guesses.extend(ramp.first().map(|(x, u)| (near_whole((u * 3.0 + 1.0) / x), 4.0)));
+    let edge = divisors.iter().take_while(|d| **d == 1.0).count();
+    if let [.., kept, divided] = plain[..plain.len().min(edge + 1)] {
+        guesses.push((std::f64::consts::TAU * (4.0 / f64::from(kept) / f64::from(divided)).sqrt(), 4.0));
+    }
     if let [(x0, u0), .., (x1, u1)] = ramp[..] {
         let slope = (u1 - u0) / (x1 - x0);
         let high = 1.0 - 1.0 / (u0 - slope * x0);
@@ -218,7 +224,12 @@ mod tests {
     #[test]
     fn llama_3_scaling_is_read_off_its_divisors() {
         for (factor, high, original, theta, dim) in
-            [(8.0, 4.0, 8192.0, 500_000.0, 128), (32.0, 4.0, 8192.0, 500_000.0, 64), (6.0, 4.0, 20.0, 500.0, 12)]
+            [
+                (8.0, 4.0, 8192.0, 500_000.0, 128),
+                (32.0, 4.0, 8192.0, 500_000.0, 64),
+                (6.0, 4.0, 20.0, 500.0, 12),
+                (8.0, 4.0, 24.0, 500_000.0, 16),
+            ]
         {
             let scaling = RopeScaling::Llama3 { factor, low: 1.0, high, original };
             let rope = RopeSpec { dim, theta, pairing: RopePairing::Adjacent, scaling };

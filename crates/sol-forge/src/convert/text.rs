@@ -14,7 +14,12 @@ use crate::Result;
 pub(super) fn to_gguf(hf: &HfMetadata, spec: &DecoderSpec, notes: &mut Vec<String>) -> Result<Vec<(String, Value)>> {
     if !["tokenizer.json", "tokenizer.model"].iter().any(|name| hf.dir.join(name).exists()) {
         notes.push("the directory has no tokenizer (tokenizer.json, tokenizer.model): the file will take ids only".into());
-        return Ok(vec![key("model", Value::String("none".into()))]);
+        // Without tokens, readers have no other way to know how many there are.
+        let mut keys = vec![key("model", Value::String("none".into()))];
+        if !matches!(spec.architecture, "llama" | "solar") {
+            keys.push((format!("{}.vocab_size", spec.architecture), Value::U32(spec.vocab as u32)));
+        }
+        return Ok(keys);
     }
     let vocab = GgufVocab::from_dir(&hf.dir, spec.vocab)?;
     let id = |name: &str, id: Option<u32>| id.map(|id| key(&format!("{name}_token_id"), Value::U32(id)));
