@@ -188,7 +188,10 @@ impl GgufVocab {
             set("add_eos_token", json!(self.add_eos.unwrap_or(false)));
             set("legacy", json!(true));
         }
-        set("add_prefix_space", json!(self.add_space_prefix.unwrap_or(self.model == "llama")));
+        if self.model != "llama" {
+            // Llama's class would take it for an order to convert a tokenizer.model, which is not there.
+            set("add_prefix_space", json!(self.add_space_prefix.unwrap_or(false)));
+        }
         let decoder: Map<String, Value> = added
             .iter()
             .map(|token| {
