@@ -106,7 +106,7 @@ fn blocks_are_decoded_only_when_that_is_asked_for() {
         convert(&source, &out, Some(DType::F32)).unwrap();
         let (file, made) = (Checkpoint::open(&source).unwrap(), Checkpoint::open(&out).unwrap());
         let down = |c: &Checkpoint, name: &str| c.tensor(name).unwrap().to_f32().unwrap();
-        assert_eq!(down(&file, "blk.1.ffn_down.weight"), down(&made, "model.layers.1.mlp.down_proj.weight"));
+        assert_eq!(down(&file, "blk.0.ffn_down.weight"), down(&made, "model.layers.0.mlp.down_proj.weight"));
         assert_eq!(down(&file, "output_norm.weight"), down(&made, "model.norm.weight"));
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
