@@ -7,8 +7,7 @@ use sol_forge::convert::{Order, SHARD_BYTES};
 use sol_weights::gguf::Existing;
 use sol_weights::{Checkpoint, DType};
 
-const MODELS: [&str; 8] =
-    ["gemma2", "llama", "llama3", "phi3", "phi3-longrope", "phimoe", "solar", "solar-window"];
+const MODELS: [&str; 8] = ["gemma2", "llama", "llama3", "phi3", "phi3-longrope", "phimoe", "solar", "solar-window"];
 
 fn data(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", name].iter().collect()
@@ -76,7 +75,11 @@ fn files_are_as_the_gguf_package_writes_them() {
             // Numbers of the config may differ in the last bit; those two have other weights than the directory.
             let near = floats(&a.3).iter().zip(floats(&b.3)).all(|(x, y)| (x - y).abs() <= 1e-6 * x.abs());
             let other = ["gemma2", "phimoe"].contains(&model);
-            assert!(a.3 == b.3 || other || (near && ["rope_freqs.weight", "bskcn_tv.weight"].contains(&&*a.0)), "{model}: {}", a.0);
+            assert!(
+                a.3 == b.3 || other || (near && ["rope_freqs.weight", "bskcn_tv.weight"].contains(&&*a.0)),
+                "{model}: {}",
+                a.0
+            );
         }
     }
 }

@@ -134,7 +134,11 @@ fn fused_projections_and_experts_take_their_part() {
     assert_eq!((&before[..rows.start], &before[rows.end..]), (&after[..rows.start], &after[rows.end..]));
 
     let expert = "model.layers.1.block_sparse_moe.experts.3.w2";
-    adapter(&path("w2"), config(), &[(&format!("{expert}.lora_A.weight"), [2, 6]), (&format!("{expert}.lora_B.weight"), [40, 2])]);
+    adapter(
+        &path("w2"),
+        config(),
+        &[(&format!("{expert}.lora_A.weight"), [2, 6]), (&format!("{expert}.lora_B.weight"), [40, 2])],
+    );
     merge(&data("phimoe"), &path("phimoe.gguf"), &path("w2")).unwrap();
     let delta = product(&numbers(80, 31), &numbers(12, 0), 2, 1.0);
     let all = values(&path("phimoe.gguf"), "blk.1.ffn_down_exps.weight");

@@ -97,18 +97,15 @@ impl GgufVocab {
 
     fn byte_levelled(&self, tokens: &[(u32, &str, PieceKind)]) -> Result<Value> {
         let merges = self.merges.iter().flatten().enumerate();
-        let merges: Vec<Value> = merges
-            .map(|(rank, merge)| gguf::split_merge(rank, merge).map(|(a, b)| json!([a, b])))
-            .collect::<Result<_>>()?;
+        let merges: Vec<Value> =
+            merges.map(|(rank, merge)| gguf::split_merge(rank, merge).map(|(a, b)| json!([a, b]))).collect::<Result<_>>()?;
         // Added tokens are in the vocabulary too where transformers looks first; elsewhere they do no harm.
         let vocab: Map<String, Value> = tokens.iter().map(|(id, token, _)| ((*token).to_owned(), json!(id))).collect();
         let prefix = self.add_space_prefix.unwrap_or(false);
-        let level = |regex: bool| {
-            json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex })
-        };
-        let split = |pattern: &str| {
-            json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
-        };
+        let level =
+            |regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex });
+        let split =
+            |pattern: &str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
         let mut notes = Vec::new();
         let pre = gguf::PreTokenizer::named(self.pre.as_deref(), &mut notes)?;
         let before: Vec<Value> = match pre.patterns {
@@ -165,14 +162,7 @@ impl GgufVocab {
         json!({ "type": "TemplateProcessing", "single": around(&["A"]), "pair": around(&["A", "B"]), "special_tokens": ids })
     }
 
-    fn config(
-        &self,
-        tokenizer: &Tokenizer,
-        added: &[Value],
-        unk: Option<u32>,
-        template: Option<&str>,
-        context: usize,
-    ) -> Value {
+    fn config(&self, tokenizer: &Tokenizer, added: &[Value], unk: Option<u32>, template: Option<&str>, context: usize) -> Value {
         let mut config = Map::new();
         let mut set = |key: &str, value: Value| {
             config.insert(key.to_owned(), value);

@@ -42,7 +42,8 @@ fn put(vocab: &GgufVocab, dir: &Path) {
 #[test]
 fn from_a_directory_to_gguf_and_back() {
     for name in SENTENCEPIECE.iter().chain(&BYTE_LEVEL) {
-        for files in [&["tokenizer.json", "tokenizer_config.json"][..], &["tokenizer.json", "tokenizer.model", "tokenizer_config.json"]]
+        for files in
+            [&["tokenizer.json", "tokenizer_config.json"][..], &["tokenizer.json", "tokenizer.model", "tokenizer_config.json"]]
         {
             let dir = tempfile::tempdir().unwrap();
             for file in files.iter().filter(|file| data(name).join(file).exists()) {

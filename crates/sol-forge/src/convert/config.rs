@@ -223,14 +223,12 @@ mod tests {
     /// Published scalings are found again in the divisors that they lead to.
     #[test]
     fn llama_3_scaling_is_read_off_its_divisors() {
-        for (factor, high, original, theta, dim) in
-            [
-                (8.0, 4.0, 8192.0, 500_000.0, 128),
-                (32.0, 4.0, 8192.0, 500_000.0, 64),
-                (6.0, 4.0, 20.0, 500.0, 12),
-                (8.0, 4.0, 24.0, 500_000.0, 16),
-            ]
-        {
+        for (factor, high, original, theta, dim) in [
+            (8.0, 4.0, 8192.0, 500_000.0, 128),
+            (32.0, 4.0, 8192.0, 500_000.0, 64),
+            (6.0, 4.0, 20.0, 500.0, 12),
+            (8.0, 4.0, 24.0, 500_000.0, 16),
+        ] {
             let scaling = RopeScaling::Llama3 { factor, low: 1.0, high, original };
             let rope = RopeSpec { dim, theta, pairing: RopePairing::Adjacent, scaling };
             let found = llama3_of(&rope, &super::super::keys::divisors(&rope)).unwrap();

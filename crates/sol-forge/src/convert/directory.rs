@@ -24,10 +24,9 @@ impl Directory {
     pub(super) fn create(place: &Path, existing: Existing) -> Result<Self> {
         check_place(place, existing)?;
         // `a/..` and `.` have no name of their own.
-        let name = place.file_name().ok_or_else(|| ConvertError::InTheWay {
-            path: place.to_owned(),
-            problem: "it has no name".into(),
-        })?;
+        let name = place
+            .file_name()
+            .ok_or_else(|| ConvertError::InTheWay { path: place.to_owned(), problem: "it has no name".into() })?;
         let parent = match place.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),

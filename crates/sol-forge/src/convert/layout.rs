@@ -201,10 +201,8 @@ impl Builder<'_> {
     fn push(&mut self, role: Role, layer: usize, ending: &str, shape: &[usize], parts: Vec<Part>) {
         let spec = self.spec;
         let interleaved = matches!(role, Role::Query | Role::Key) && matches!(spec.architecture, "llama" | "solar");
-        let is_norm = matches!(
-            role,
-            Role::AttentionNorm | Role::PostAttentionNorm | Role::FfnNorm | Role::PostFfnNorm | Role::FinalNorm
-        );
+        let is_norm =
+            matches!(role, Role::AttentionNorm | Role::PostAttentionNorm | Role::FfnNorm | Role::PostFfnNorm | Role::FinalNorm);
         let plus_one = is_norm && spec.architecture == "gemma2" && ending == "weight";
         let mut hf = HfTensor::new(format!("{}.{ending}", self.hf.name(role, layer, 0)), shape.to_vec(), parts);
         if self.checkpoint.format() == Format::Gguf {

@@ -78,13 +78,23 @@ pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Resul
             None if name.contains(".lora_") => {
                 return Err(refused(format!("`{name}` is of a kind of LoRA that is not supported (DoRA and the like)")).into());
             }
-            None => whole.push((name.replace(".modules_to_save", ""), tensor)),
+            // The weight that a delta is for comes along where it may have changed, as an embedding table's.
+            None => whole.push((name.replace(".modules_to_save", "").replace(".base_layer", ""), tensor)),
         }
     }
     if pairs.is_empty() && whole.is_empty() {
         return Err(refused("it has no tensors".into()).into());
     }
     let count = pairs.len() + whole.len();
+    for (name, tensor) in whole {
+        let target = tensors(items).find(|t| t.name == name);
+        let target = target.ok_or_else(|| refused(format!("the model has no tensor `{name}`")))?;
+        if target.shape != tensor.shape {
+            let problem = format!("`{name}` has the shape {:?}, the model's has {:?}", tensor.shape, target.shape);
+            return Err(refused(problem).into());
+        }
+        *target = HfTensor::new(name, tensor.shape.clone(), vec![Part::whole(tensor)]);
+    }
     for (module, pair) in pairs {
         let (Some(a), Some(b)) = (pair.a, pair.b) else {
             return Err(refused(format!("`{module}` has only one of lora_A and lora_B")).into());
@@ -105,25 +115,8 @@ pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Resul
             true => (transposed(&b, b_rows, b_cols), transposed(&a, a_rows, a_cols), a_cols, b_rows),
             false => (a, b, b_rows, a_cols),
         };
-        let delta = Delta {
-            a: Arc::new(a),
-            b: Arc::new(b),
-            rank: a_rows,
-            scale: scale(a_rows),
-            first: 0,
-            own_first: 0,
-            rows,
-        };
+        let delta = Delta { a: Arc::new(a), b: Arc::new(b), rank: a_rows, scale: scale(a_rows), first: 0, own_first: 0, rows };
         place(&module, delta, [rows, cols], items, spec).map_err(refused)?;
-    }
-    for (name, tensor) in whole {
-        let target = tensors(items).find(|t| t.name == name);
-        let target = target.ok_or_else(|| refused(format!("the model has no tensor `{name}`")))?;
-        if target.shape != tensor.shape {
-            let problem = format!("`{name}` has the shape {:?}, the model's has {:?}", tensor.shape, target.shape);
-            return Err(refused(problem).into());
-        }
-        *target = HfTensor::new(name, tensor.shape.clone(), vec![Part::whole(tensor)]);
     }
     config.check_patterns(dir)?;
     Ok(count)
@@ -180,7 +173,10 @@ fn homes(module: &str, spec: &DecoderSpec, rows: usize) -> Vec<(String, usize, u
         sol_model::FeedForward::Dense { ffn, .. } => ffn,
         sol_model::FeedForward::Experts { .. } => 0,
     };
-    let groups = [("qkv_proj", vec![("q_proj", q), ("k_proj", kv), ("v_proj", kv)]), ("gate_up_proj", vec![("gate_proj", ffn), ("up_proj", ffn)])];
+    let groups = [
+        ("qkv_proj", vec![("q_proj", q), ("k_proj", kv), ("v_proj", kv)]),
+        ("gate_up_proj", vec![("gate_proj", ffn), ("up_proj", ffn)]),
+    ];
     for (fused, apart) in groups {
         let mut first = 0;
         for (one, len) in apart {
@@ -233,9 +229,10 @@ impl Config {
     }
 
     fn scale(&self, module: &str, rank: usize) -> f32 {
-        let own = self.alphas.iter().find(|(key, ..)| {
-            module.strip_suffix(key.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        });
+        let own = self
+            .alphas
+            .iter()
+            .find(|(key, ..)| module.strip_suffix(key.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.')));
         let alpha = own.map_or(self.alpha, |(_, alpha, used)| {
             used.set(true);
             *alpha

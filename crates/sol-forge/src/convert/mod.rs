@@ -31,11 +31,10 @@ use crate::{Error, Result};
 use directory::{Directory, Shards};
 pub use error::ConvertError;
 use layout::Item;
-use rows::{Content, HfTensor, Output};
+use rows::{Content, HfTensor, Output, Part};
 
 /// The types that a conversion writes, by the names of the command line.
-pub const TYPES: [(&str, DType); 4] =
-    [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16), ("q8_0", DType::Q8_0)];
+pub const TYPES: [(&str, DType); 4] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16), ("q8_0", DType::Q8_0)];
 
 /// What transformers puts into one file.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
@@ -84,7 +83,8 @@ impl Order<'_> {
     /// model ([`Error::Model`]) and for tokenizers that the target has no form for ([`Error::Text`]).
     pub fn plan(&self) -> Result<Plan> {
         let checkpoint = Checkpoint::open(self.source)?;
-        let to = if self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) { Format::Gguf } else { Format::Safetensors };
+        let to =
+            if self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) { Format::Gguf } else { Format::Safetensors };
         let path = || self.source.to_owned();
         match (checkpoint.format(), to) {
             (Format::Gguf, Format::Gguf) => return Err(ConvertError::SameFormat { path: path() }.into()),
@@ -191,6 +191,8 @@ impl Order<'_> {
                         config[key] = json!(config::torch_name(main));
                     }
                 }
+                // F8 weights and their scales have become numbers.
+                config.as_object_mut().and_then(|config| config.shift_remove("quantization_config"));
                 let mut files = other_files(&hf.dir)?;
                 files.push(("config.json".to_owned(), pretty(&config)));
                 files
@@ -294,17 +296,19 @@ impl Plan {
     }
 }
 
-/// The type to write what is stored: numbers as they are, F8 with its scales as BF16.
+/// The type to write what is stored: numbers as they are, F8 with its scales as BF16; of parts of several types the first's.
 fn own_type(checkpoint: &Checkpoint, tensor: &HfTensor) -> Result<DType> {
-    match tensor.dtype() {
+    let of = |part: &Part| match part.tensor.dtype {
         plain @ (DType::F32 | DType::F16 | DType::BF16) => Ok(plain),
         DType::F64 => Ok(DType::F32),
         DType::F8E4M3 => Ok(DType::BF16),
         dtype => {
-            let (path, tensor) = (checkpoint.path().to_owned(), tensor.parts[0].tensor.name.clone());
-            Err(ConvertError::Quantised { path, tensor, dtype }.into())
+            let (path, tensor) = (checkpoint.path().to_owned(), part.tensor.name.clone());
+            Err(ConvertError::Quantised { path, tensor, dtype })
         }
-    }
+    };
+    let types: Vec<DType> = tensor.parts.iter().map(of).collect::<Result<_, _>>()?;
+    Ok(types.first().copied().unwrap_or(DType::F32))
 }
 
 /// The type of most bytes.

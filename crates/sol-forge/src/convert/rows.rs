@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::thread;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use sol_weights::gguf::TensorInfo;
 use sol_weights::{Checkpoint, DType, Tensor, dequantize};
 
 use super::lora::Delta;
-use crate::{Error, Result};
+use crate::Result;
 
 /// Rows of a stored tensor. A vector is a column: each of its elements is a row.
 #[derive(Clone, Debug)]
@@ -55,11 +56,6 @@ impl HfTensor {
 
     pub(super) fn cols(&self) -> usize {
         self.shape.get(1).copied().unwrap_or(1)
-    }
-
-    /// The type that all of it is stored in: of several the first that is not the one of all others is unheard of, so the first.
-    pub(super) fn dtype(&self) -> DType {
-        self.parts[0].tensor.dtype
     }
 
     /// The stored row of a row.
@@ -175,7 +171,7 @@ impl Reader<'_> {
         let pieces: Vec<Result<Vec<u8>>> = thread::scope(|scope| {
             let ranges = rows.clone().step_by(share).map(|start| start..(start + share).min(rows.end));
             let handles: Vec<_> = ranges.map(|range| scope.spawn(|| self.some(range))).collect();
-            handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Interrupted))).collect()
+            handles.into_iter().map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
         let mut bytes = Vec::new();
         for piece in pieces {
@@ -191,8 +187,9 @@ impl Reader<'_> {
     }
 
     fn some(&self, rows: Range<usize>) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
         let cols = self.from[0].cols();
+        // Rows that do not fill blocks were refused by the writer.
+        let mut bytes = Vec::with_capacity(self.dtype.bytes_for(rows.len() * cols).unwrap_or(0));
         let mut values = vec![0.0; cols];
         for row in rows {
             let row = self.interleave.map_or(row, |dim| halves_place(row, dim));
@@ -225,7 +222,11 @@ impl Reader<'_> {
 pub(super) fn encode(dtype: DType, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
     match dtype {
         DType::F32 => values.iter().for_each(|value| out.extend(value.to_le_bytes())),
-        DType::F16 => values.iter().for_each(|value| out.extend(f16::from_f32(*value).to_le_bytes())),
+        DType::F16 => {
+            let mut halves = vec![f16::ZERO; values.len()];
+            halves.convert_from_f32_slice(values);
+            halves.iter().for_each(|half| out.extend(half.to_le_bytes()));
+        }
         DType::BF16 => values.iter().for_each(|value| out.extend(bf16::from_f32(*value).to_le_bytes())),
         DType::Q8_0 => values.as_chunks().0.iter().for_each(|block| q8_0(block, out)),
         other => return Err(super::ConvertError::NoSuchType(other).into()),

@@ -24,9 +24,7 @@ pub(super) fn check_gguf(spec: &DecoderSpec, metadata: &[(String, Value)], outpu
         .iter()
         .map(|output| match (&output.content, output.info.name.as_str()) {
             (Content::Exactly(_), _) => output.info.clone(),
-            (_, "token_embd.weight") => {
-                TensorInfo { dtype: DType::F32, shape: vec![spec.vocab, 1], ..output.info.clone() }
-            }
+            (_, "token_embd.weight") => TensorInfo { dtype: DType::F32, shape: vec![spec.vocab, 1], ..output.info.clone() },
             _ => TensorInfo { dtype: DType::F32, shape: vec![1], ..output.info.clone() },
         })
         .collect();

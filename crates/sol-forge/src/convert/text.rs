@@ -54,8 +54,7 @@ pub(super) fn to_hf(meta: &gguf::Metadata, context: usize, notes: &mut Vec<Strin
         return Ok(Vec::new());
     };
     let files: Vec<(&str, Json)> = vocab.to_files(meta.str("tokenizer.chat_template"), context)?;
-    let mut files: Vec<(String, Vec<u8>)> =
-        files.into_iter().map(|(name, json)| (name.to_owned(), pretty(&json))).collect();
+    let mut files: Vec<(String, Vec<u8>)> = files.into_iter().map(|(name, json)| (name.to_owned(), pretty(&json))).collect();
     if let Some(generation) = generation_config(meta, &vocab.turn_ends()) {
         files.push(("generation_config.json".into(), pretty(&generation)));
     }

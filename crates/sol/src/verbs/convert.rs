@@ -56,8 +56,7 @@ fn dtype(name: &str) -> Result<DType, String> {
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let source = args.model.resolve(output)?;
-    let order =
-        Order { source: &source, out: &args.out, dtype: args.dtype, lora: &args.lora, shard_bytes: SHARD_BYTES };
+    let order = Order { source: &source, out: &args.out, dtype: args.dtype, lora: &args.lora, shard_bytes: SHARD_BYTES };
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let ctrl_c = CtrlC::install(Patience::None)?;

@@ -75,14 +75,14 @@ fn what_is_there_is_replaced_only_by_force() {
     let source = fixture("models/llama");
     let path = |name: &str| machine.dir.path().join(name);
     fs::write(path("a.gguf"), "mine").unwrap();
-    let error = machine.run(&["convert", "-m", &source, "-o", "a.gguf"]).error();
+    let error = machine.run(&["convert", "-q", "-m", &source, "-o", "a.gguf"]).error();
     assert!(error.contains("a.gguf is there already and is not overwritten; --force replaces it"), "{error}");
     assert_eq!(fs::read(path("a.gguf")).unwrap(), b"mine");
     machine.run(&["convert", "-m", &source, "-o", "a.gguf", "--force"]).ok();
 
     machine.run(&["convert", "-m", "a.gguf", "-o", "out"]).ok();
     fs::write(path("out/mine.txt"), "mine").unwrap();
-    let error = machine.run(&["convert", "-m", "a.gguf", "-o", "out"]).error();
+    let error = machine.run(&["convert", "-q", "-m", "a.gguf", "-o", "out"]).error();
     assert!(error.contains("out is there already and is not overwritten; --force replaces it"), "{error}");
     machine.run(&["convert", "-m", "a.gguf", "-o", "out", "--force"]).ok();
     assert!(path("out/config.json").exists() && !path("out/mine.txt").exists());
@@ -90,13 +90,13 @@ fn what_is_there_is_replaced_only_by_force() {
     // Never a directory that is something else.
     fs::create_dir(path("out2")).unwrap();
     fs::write(path("out2/thesis.txt"), "mine").unwrap();
-    let error = machine.run(&["convert", "-m", "a.gguf", "-o", "out2", "--force"]).error();
+    let error = machine.run(&["convert", "-q", "-m", "a.gguf", "-o", "out2", "--force"]).error();
     assert!(error.contains("does not look like a checkpoint (it has no config.json)"), "{error}");
     fs::create_dir_all(path("out3/work")).unwrap();
     fs::write(path("out3/config.json"), "{}").unwrap();
-    let error = machine.run(&["convert", "-m", "a.gguf", "-o", "out3", "--force"]).error();
+    let error = machine.run(&["convert", "-q", "-m", "a.gguf", "-o", "out3", "--force"]).error();
     assert!(error.contains("it holds a directory, work"), "{error}");
-    let error = machine.run(&["convert", "-m", "a.gguf", "-o", ".", "--force"]).error();
+    let error = machine.run(&["convert", "-q", "-m", "a.gguf", "-o", ".", "--force"]).error();
     assert!(error.contains("is not replaced"), "{error}");
     assert!(path("out2/thesis.txt").exists() && path("out3/work").exists());
     assert_eq!(made(&machine), ["a.gguf", "out", "out2", "out3"]);
@@ -106,7 +106,7 @@ fn what_is_there_is_replaced_only_by_force() {
 fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     let machine = Machine::new();
     let (hf, gguf) = (fixture("models/llama"), fixture("gguf/llama-q4_0/model.gguf"));
-    let error = |args: &[&str]| machine.run(&[&["convert"], args].concat()).error();
+    let error = |args: &[&str]| machine.run(&[&["convert", "-q"], args].concat()).error();
     let e = error(&["-m", &gguf, "-o", "out.gguf"]);
     assert!(e.contains("is a GGUF file already; `sol quantize` changes its types"), "{e}");
     let e = error(&["-m", &hf, "-o", "out"]);
