@@ -3,8 +3,9 @@
 
     python xtools/check_convert.py --sol target/debug/sol [--data crates/sol-model/tests/data/models ...]
 
-Whatever of these packages is installed is asked: gguf 0.19.0 (reads every file), transformers 4.56.2 with torch 2.8.0 (loads every
-directory, its logits and token ids), llama-cpp-python 0.3.36 (llama.cpp's logits of every file whose architecture it has), peft 0.21.2 (merged adapters). Prints one line for each check and exits with 1 if one fails.
+Whatever of these packages is installed is asked: gguf 0.19.0 (reads every file), transformers 4.56.2 with torch 2.8.0 (loads
+every directory, its logits and token ids), peft 0.21.2 (a merged adapter), llama-cpp-python 0.3.36 (llama.cpp's logits of every
+file whose architecture it has). Prints one line for each check and exits with 1 if one fails.
 """
 
 import argparse
@@ -232,7 +233,7 @@ def check_peft(sol: Path, source: Path, scratch: Path) -> None:
     plain = load_file(source / "model.safetensors")
     worst = max(float((merged[name] - tensor).abs().max()) for name, tensor in ours.items())
     changed = sum(not torch.equal(plain[name], tensor) for name, tensor in ours.items())
-    report("peft", source, f"{changed} of {len(ours)} tensors changed, all within {worst:.1e}", worst < 1e-6 and changed > 0)
+    report("peft", source, f"{changed} of {len(ours)} tensors changed, all within {worst:.1e}", worst < 1e-5 and changed > 0)
 
 
 def check_tokenizer(source: Path, back: Path) -> None:

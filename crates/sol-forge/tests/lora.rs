@@ -65,7 +65,8 @@ fn assert_changed_by(before: &[f32], after: &[f32], delta: &[f64]) {
 const Q: &str = "model.layers.1.self_attn.q_proj";
 const DOWN: &str = "model.layers.0.mlp.down_proj";
 
-/// To a directory and to a file, whose queries are interleaved: both are the same model. alpha / r, a pattern, and alpha / sqrt(r).
+/// To a directory and to a file, whose queries are interleaved: both are the same model. alpha / r, a pattern, and alpha /
+/// sqrt(r).
 #[test]
 fn deltas_are_added_to_their_rows() {
     let dir = tempfile::tempdir().unwrap();

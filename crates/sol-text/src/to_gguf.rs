@@ -36,7 +36,8 @@ impl GgufVocab {
     /// The tokenizer of a Hugging Face directory for a model with `size` embeddings: ids without a token become `[PAD…]`, tokens
     /// beyond the embeddings are left out.
     ///
-    /// Byte-level and sentencepiece vocabularies are written; others, and byte-level ones whose text is cut into words in a way that
+    /// Byte-level and sentencepiece vocabularies are written; others, and byte-level ones whose text is cut into words in
+    /// a way that
     /// has no name in GGUF, are refused ([`Error::Unsupported`]).
     pub fn from_dir(dir: &Path, size: usize) -> Result<Self> {
         // What it does to text is asked of the tokenizer itself.

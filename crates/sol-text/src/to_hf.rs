@@ -14,7 +14,8 @@ pub const TURN_ENDS: [&str; 8] =
     ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"];
 
 impl GgufVocab {
-    /// `tokenizer.json` and `tokenizer_config.json` by name. `template` is the chat template, `context` the longest sequence that the
+    /// `tokenizer.json` and `tokenizer_config.json` by name. `template` is the chat template, `context` the longest
+    /// sequence that the
     /// model takes.
     ///
     /// The vocabulary is checked as [`Tokenizer::from_gguf`] does.

@@ -158,8 +158,8 @@ fn llama3(factor: f32, low: f32, high: f32, original: f32) -> Value {
     })
 }
 
-/// Llama 3's scaling that leads to these divisors. Only `original / low` and `original / high` can be told from them: `low` is 1, as
-/// in all published models.
+/// Llama 3's scaling that leads to these divisors. Only `original / low` and `original / high` can be told from them: `low`
+/// is 1, as in all published models.
 fn llama3_of(rope: &RopeSpec, divisors: &[f32]) -> Option<Value> {
     let plain = RopeSpec { scaling: RopeScaling::None, ..rope.clone() }.table(RopeFactors::Short).inv_freq;
     let factor = f64::from(*divisors.last()?);

@@ -1,7 +1,8 @@
 //! Hyper-parameters as a GGUF file has them: the keys that llama.cpp's converter writes, and ollama's for Solar.
 //!
 //! Where a model differs from what readers of those keys take for granted, four keys of our own say so; other programs do
-//! not read them: `gemma2.attention.scale`, `phimoe.router_jitter_noise`, and `ARCH.rope.scaling.short_mscale` and `.long_mscale`.
+//! not read them: `gemma2.attention.scale`, `phimoe.router_jitter_noise`, and `ARCH.rope.scaling.short_mscale` and
+//! `.long_mscale`.
 
 use serde_json::Value as Json;
 use sol_compute::Routing;

@@ -53,8 +53,8 @@ struct Pair<'a> {
     embedding: bool,
 }
 
-/// Adds an adapter to the tensors it is for. Refuses one that is not LoRA, has targets that the model lacks, or shapes that do not
-/// fit ([`ConvertError::Lora`]).
+/// Adds an adapter to the tensors it is for. Refuses one that is not LoRA, has targets that the model lacks, or shapes that
+/// do not fit ([`ConvertError::Lora`]).
 pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Result<usize> {
     let refused = |problem: String| ConvertError::Lora { path: dir.to_owned(), problem };
     let config = Config::read(dir)?;
@@ -161,8 +161,8 @@ fn place(
     }
 }
 
-/// Where a module's rows may be: tensor, first row there, first row in the module, and how many. Fused and separate projections are
-/// the same rows.
+/// Where a module's rows may be: tensor, first row there, first row in the module, and how many. Fused and separate
+/// projections are the same rows.
 fn homes(module: &str, spec: &DecoderSpec, rows: usize) -> Vec<(String, usize, usize, usize)> {
     let mut homes = vec![(format!("{module}.weight"), 0, 0, rows)];
     let layer = module.split('.').find_map(|part| part.parse::<usize>().ok()).and_then(|i| spec.layers.get(i));

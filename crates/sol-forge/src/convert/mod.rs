@@ -1,11 +1,15 @@
 //! Checkpoints from one format to the other: a Hugging Face directory to GGUF, and back.
 //!
-//! 1. `layout`: which tensors there are, under both names. 2. `lora`: what adapters add to them. 3. `rows`: their rows, read where
-//!    they lie, put in order, added to and encoded. 4. `keys` and `config`: hyper-parameters in each format's words. 5. `same`: both say
+//! 1. `layout`: which tensors there are, under both names. 2. `lora`: what adapters add to them. 3. `rows`: their rows,
+//! read where
+//!    they lie, put in order, added to and encoded. 4. `keys` and `config`: hyper-parameters in each format's words. 5.
+//!    `same`: both say
 //!    the same. 6. `text`: tokenizer and chat template. 7. `directory`: a directory that appears whole.
 //!
-//! What the formats store differently, after llama.cpp's converter: Llama's and Solar's queries and keys have the halves of each head
-//! interleaved in GGUF, Gemma's norms have 1 added, experts are stacked, vectors and routers are F32. All of it is undone on the way
+//! What the formats store differently, after llama.cpp's converter: Llama's and Solar's queries and keys have the halves
+//! of each head
+//! interleaved in GGUF, Gemma's norms have 1 added, experts are stacked, vectors and routers are F32. All of it is undone
+//! on the way
 //! back, and vectors get the matrices' type again where that loses nothing: HF to GGUF to HF gives the same bytes. (The one
 //! exception is a Gemma norm of more digits than BF16's, as adding 1 rounds; the function is the same.)
 
@@ -79,7 +83,8 @@ enum Target {
 impl Order<'_> {
     /// Works out what will be written. Reads headers, configs, tokenizers and adapters, no weights of the model.
     ///
-    /// Fails where the result would not be the model that the source is ([`ConvertError`] says which way), for sources that make no
+    /// Fails where the result would not be the model that the source is ([`ConvertError`] says which way), for sources
+    /// that make no
     /// model ([`Error::Model`]) and for tokenizers that the target has no form for ([`Error::Text`]).
     pub fn plan(&self) -> Result<Plan> {
         let checkpoint = Checkpoint::open(self.source)?;
@@ -247,8 +252,10 @@ impl Plan {
         self.tensors().map(|info| info.byte_len().unwrap_or(0) as u64).sum()
     }
 
-    /// Writes it, with so many threads where numbers are converted. `progress` is called with the bytes of tensors written so far; where
-    /// `stop` says so, nothing is left of the result and the error is [`Error::Interrupted`]. The bytes are the same for any number of
+    /// Writes it, with so many threads where numbers are converted. `progress` is called with the bytes of tensors written
+    /// so far; where
+    /// `stop` says so, nothing is left of the result and the error is [`Error::Interrupted`]. The bytes are the same for
+    /// any number of
     /// threads. In memory are a few pieces of a tensor at a time (of an F8 source a whole one).
     pub fn write(
         &self,
@@ -319,7 +326,8 @@ fn main_type(outputs: &[Output]) -> DType {
     TYPES.iter().map(|(_, dtype)| *dtype).max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
 }
 
-/// GGUF has vectors and routers in F32 whatever the rest is: they get the type of the rest back where all their numbers are of it.
+/// GGUF has vectors and routers in F32 whatever the rest is: they get the type of the rest back where all their numbers
+/// are of it.
 fn narrow(checkpoint: &Checkpoint, outputs: &mut [Output], main: DType) -> Result<()> {
     for output in outputs.iter_mut().filter(|o| o.info.dtype == DType::F32) {
         let small = output.info.shape.len() == 1 || output.info.name.ends_with("block_sparse_moe.gate.weight");
@@ -382,7 +390,8 @@ fn pretty(value: &Json) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
-/// The small files of a Hugging Face directory that are no weights and no config: tokenizer, template, generation defaults, code, card.
+/// The small files of a Hugging Face directory that are no weights and no config: tokenizer, template, generation
+/// defaults, code, card.
 fn other_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     const ENDINGS: [&str; 7] = ["json", "model", "jinja", "txt", "py", "md", "tiktoken"];
     let mut files = Vec::new();

@@ -42,7 +42,8 @@ fn converted_models_answer_as_the_source() {
     }
 }
 
-/// The logits of every tiny model: the same bits where rows keep their order, the last digits apart where GGUF has the halves of heads
+/// The logits of every tiny model: the same bits where rows keep their order, the last digits apart where GGUF has the
+/// halves of heads
 /// interleaved, and the same bits again from the way back.
 #[test]
 fn converted_models_compute_the_same() {
