@@ -122,7 +122,7 @@ pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Resul
     Ok(count)
 }
 
-fn tensors<'a>(items: &'a mut [Item]) -> impl Iterator<Item = &'a mut HfTensor> {
+fn tensors(items: &mut [Item]) -> impl Iterator<Item = &mut HfTensor> {
     items.iter_mut().flat_map(|item| item.hf.iter_mut())
 }
 

@@ -1,17 +1,13 @@
 //! Checkpoints from one format to the other: a Hugging Face directory to GGUF, and back.
 //!
-//! 1. `layout`: which tensors there are, under both names. 2. `lora`: what adapters add to them. 3. `rows`: their rows,
-//! read where
-//!    they lie, put in order, added to and encoded. 4. `keys` and `config`: hyper-parameters in each format's words. 5.
-//!    `same`: both say
-//!    the same. 6. `text`: tokenizer and chat template. 7. `directory`: a directory that appears whole.
+//! 1. `layout`: which tensors there are, under both names. 2. `lora`: what adapters add to them. 3. `rows`: their rows, read
+//!    where they lie, put in order, added to and encoded. 4. `keys` and `config`: hyper-parameters in each format's words.
+//!    5. `same`: both say the same. 6. `text`: tokenizer and chat template. 7. `directory`: a directory that appears whole.
 //!
-//! What the formats store differently, after llama.cpp's converter: Llama's and Solar's queries and keys have the halves
-//! of each head
-//! interleaved in GGUF, Gemma's norms have 1 added, experts are stacked, vectors and routers are F32. All of it is undone
-//! on the way
-//! back, and vectors get the matrices' type again where that loses nothing: HF to GGUF to HF gives the same bytes. (The one
-//! exception is a Gemma norm of more digits than BF16's, as adding 1 rounds; the function is the same.)
+//! What the formats store differently, after llama.cpp's converter: Llama's and Solar's queries and keys have the halves of each
+//! head interleaved in GGUF, Gemma's norms have 1 added, experts are stacked, vectors and routers are F32. All of it is undone
+//! on the way back, and vectors get the matrices' type again where that loses nothing: HF to GGUF to HF gives the same bytes.
+//! (The one exception is a Gemma norm of more digits than BF16's, as adding 1 rounds; the function is the same.)
 
 mod config;
 mod directory;
