@@ -8,7 +8,7 @@ use sol_compute::KvType;
 use sol_cpu::Cpu;
 use sol_hub::{Hub, ModelRef, Silent};
 use sol_model::{DecoderSpec, LoadOptions, Model, RopeFactors};
-use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, Tokenizer, fold_system_into_user};
+use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, TURN_ENDS, Tokenizer, fold_system_into_user};
 use sol_weights::{Checkpoint, HfMetadata, Metadata, gguf};
 
 use crate::engine::{Engine, Sequence, check_sequences};
@@ -315,10 +315,6 @@ fn gguf_vocab(meta: &gguf::Metadata) -> Option<GgufVocab> {
         add_space_prefix: meta.bool(&key("add_space_prefix")),
     })
 }
-
-/// Names of tokens that end a turn, for GGUF files, which have no list of them.
-const TURN_ENDS: [&str; 8] =
-    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>"];
 
 /// The tokens that end a turn, and how the model wants to be sampled.
 fn generation_defaults(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> (Vec<u32>, Sampling) {

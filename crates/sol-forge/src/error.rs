@@ -86,6 +86,12 @@ pub enum Error {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// The checkpoint can not be converted.
+    #[error(transparent)]
+    Convert(#[from] crate::convert::ConvertError),
+    /// The source's tokenizer can not be read or written.
+    #[error(transparent)]
+    Text(#[from] sol_text::Error),
     /// The file could not be written.
     #[error(transparent)]
     Weights(#[from] sol_weights::Error),

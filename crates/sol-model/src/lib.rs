@@ -22,7 +22,7 @@ mod names;
 mod rope;
 mod weights;
 
-pub use architectures::{SUPPORTED, describe};
+pub use architectures::{SUPPORTED, describe, hf_class, naming};
 pub use decoder::{BLOCK_LEN, LoadOptions, Model, Workspace, natural_kv_type};
 pub use error::ModelError;
 pub use names::{Naming, Role};

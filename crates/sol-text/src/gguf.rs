@@ -70,8 +70,7 @@ fn sentencepiece(mut vocab: GgufVocab) -> Result<Tokenizer> {
     let scores = vocab.scores.take().ok_or_else(|| Error::vocabulary(ORIGIN, "tokenizer.ggml.scores is missing"))?;
     same_length("scores", scores.len(), &vocab)?;
     let unk = unknown(&vocab, &kinds);
-    let mut added = added_tokens(&vocab, &kinds, unk);
-    strip_as_phi3(&mut added);
+    let added = added_for(&vocab, &kinds, unk);
     // Converters write the spaces of user-defined pieces as spaces, since those are found in the text as
     // it is; the merges need them as marks, like all others.
     for (token, _) in (vocab.tokens.iter_mut().zip(&kinds)).filter(|(_, kind)| **kind == PieceKind::UserDefined) {
@@ -108,7 +107,7 @@ fn byte_level(mut vocab: GgufVocab) -> Result<Tokenizer> {
     }
     let options = BpeOptions { ignore_merges: pre.ignore_merges, ..BpeOptions::default() };
     let model = bpe::build(ORIGIN, ids, merges, options)?;
-    let added = added_tokens(&vocab, &kinds, vocab.unk);
+    let added = added_for(&vocab, &kinds, vocab.unk);
     let ends = ends(&vocab, pre.adds_bos)?;
     let mut vocabulary = Vocabulary::new(Alphabet::ByteLevel, 0);
     fill(&mut vocabulary, vocab.tokens, &kinds, &added);
@@ -124,16 +123,16 @@ fn byte_level(mut vocab: GgufVocab) -> Result<Tokenizer> {
 }
 
 /// How a byte-level vocabulary's text is cut into words.
-struct PreTokenizer {
-    patterns: &'static [&'static str],
+pub(crate) struct PreTokenizer {
+    pub(crate) patterns: &'static [&'static str],
     /// A word that is an entry is that entry, whatever the merges say.
-    ignore_merges: bool,
+    pub(crate) ignore_merges: bool,
     /// Whether a file without `add_bos_token` means yes.
     adds_bos: bool,
 }
 
 impl PreTokenizer {
-    fn named(name: Option<&str>, notes: &mut Vec<String>) -> Result<Self> {
+    pub(crate) fn named(name: Option<&str>, notes: &mut Vec<String>) -> Result<Self> {
         let plain = |patterns| Self { patterns, ignore_merges: false, adds_bos: false };
         Ok(match name {
             Some("gpt-2" | "phi-2" | "mpt" | "olmo" | "jais") => plain(&[byte_level::GPT2]),
@@ -164,7 +163,7 @@ impl PreTokenizer {
     }
 }
 
-fn split_merge(rank: usize, merge: &str) -> Result<(String, String)> {
+pub(crate) fn split_merge(rank: usize, merge: &str) -> Result<(String, String)> {
     // The first part is never empty, but may itself be a space in old files.
     let first = merge.chars().next().map_or(0, char::len_utf8);
     match merge[first..].split_once(' ') {
@@ -181,7 +180,7 @@ fn same_length(key: &str, len: usize, vocab: &GgufVocab) -> Result<()> {
     }
 }
 
-fn piece_kinds(vocab: &GgufVocab) -> Result<Vec<PieceKind>> {
+pub(crate) fn piece_kinds(vocab: &GgufVocab) -> Result<Vec<PieceKind>> {
     let Some(types) = &vocab.token_types else {
         return Ok(vec![PieceKind::Normal; vocab.tokens.len()]);
     };
@@ -190,9 +189,18 @@ fn piece_kinds(vocab: &GgufVocab) -> Result<Vec<PieceKind>> {
 }
 
 /// The unknown token: the one named, else the first of its kind.
-fn unknown(vocab: &GgufVocab, kinds: &[PieceKind]) -> Option<u32> {
+pub(crate) fn unknown(vocab: &GgufVocab, kinds: &[PieceKind]) -> Option<u32> {
     let first = || kinds.iter().position(|kind| *kind == PieceKind::Unknown);
     vocab.unk.or_else(|| first().map(|id| id as u32))
+}
+
+/// The added tokens of a vocabulary of either kind.
+pub(crate) fn added_for(vocab: &GgufVocab, kinds: &[PieceKind], unk: Option<u32>) -> Vec<AddedToken> {
+    let mut added = added_tokens(vocab, kinds, unk);
+    if vocab.model == "llama" {
+        strip_as_phi3(&mut added);
+    }
+    added
 }
 
 /// Control tokens as special ones, user-defined tokens as ordinary ones, and the ids that the file

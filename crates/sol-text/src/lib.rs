@@ -28,6 +28,8 @@ mod sentencepiece;
 mod spm;
 mod stream;
 mod template;
+mod to_gguf;
+mod to_hf;
 mod tokenizer;
 mod tokenizer_json;
 mod vocab;
@@ -38,6 +40,7 @@ pub use jiff::civil::DateTime;
 pub use message::{Message, fold_system_into_user};
 pub use stream::TokenStream;
 pub use template::{ChatTemplate, RenderOptions};
+pub use to_hf::TURN_ENDS;
 pub use tokenizer::{Encode, Tokenizer};
 
 /// `Result` with this crate's [`Error`].

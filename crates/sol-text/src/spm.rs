@@ -71,6 +71,15 @@ pub(crate) fn build(
     Ok((bpe::build(origin, vocab, merges, options)?, words_apart))
 }
 
+/// The ranked merges of a vocabulary.
+pub(crate) fn merges(pieces: &[String], scores: &[f32], kinds: &[PieceKind]) -> Vec<(String, String)> {
+    let mut vocab = Vocab::with_capacity(pieces.len());
+    for (id, piece) in pieces.iter().enumerate() {
+        vocab.entry(piece.clone()).or_insert(id as u32);
+    }
+    merges_from_scores(&vocab, pieces, scores, kinds)
+}
+
 /// Every way to make a piece out of two, best first.
 ///
 /// Order: score of the piece, then length of the left and of the right part in characters, all

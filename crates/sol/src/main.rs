@@ -47,6 +47,8 @@ enum Verb {
     Tokenize(verbs::tokenize::Args),
     /// Perplexity of a text, as llama-perplexity defines it
     Perplexity(verbs::perplexity::Args),
+    /// A checkpoint in the other format: Hugging Face to GGUF or back, LoRA adapters merged on the way
+    Convert(verbs::convert::Args),
     /// A checkpoint with the shapes of a published model and random weights, to measure with
     Synth(verbs::synth::Args),
     /// A deeper model from the layers of a base
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Verb::Logits(args) => verbs::logits::run(args, output),
         Verb::Tokenize(args) => verbs::tokenize::run(args, output),
         Verb::Perplexity(args) => verbs::perplexity::run(args, output),
+        Verb::Convert(args) => verbs::convert::run(args, output),
         Verb::Synth(args) => verbs::synth::run(args, output),
         Verb::Upscale(args) => verbs::upscale::run(*args, output),
         Verb::Lineage(args) => verbs::lineage::run(args, output),

@@ -19,7 +19,7 @@ const FINAL_CAP: f32 = 30.0;
 const WINDOW: usize = 4096;
 
 /// Gemma's names mean what they say; Llama's "post attention" norm is Gemma's "pre feed-forward" one.
-const HF_NAMES: &[(Role, &str)] = &[(Role::FfnNorm, "model.layers.{L}.pre_feedforward_layernorm")];
+pub(super) const HF_NAMES: &[(Role, &str)] = &[(Role::FfnNorm, "model.layers.{L}.pre_feedforward_layernorm")];
 
 fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let d = Dimensions::hf(c)?;
@@ -67,6 +67,10 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     // The score scale is not stored. 27B: hidden / heads; the smaller ones: head_dim.
     if d.layers == 46 {
         layer.attention.core.scale = (d.hidden as f32 / d.heads as f32).powf(-0.5);
+    }
+    // Written by `sol convert` where the config has another.
+    if let Some(scale) = c.positive("attention.scale")? {
+        layer.attention.core.scale = scale;
     }
     let mut spec = d.decoder("gemma2", gguf_rope_scaling(c, checkpoint, &d)?, layer, gguf_tied(checkpoint));
     spec.head.softcap = Some(c.positive("final_logit_softcapping")?.unwrap_or(FINAL_CAP));

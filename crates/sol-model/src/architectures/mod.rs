@@ -9,13 +9,13 @@ mod scaling;
 mod solar;
 
 use sol_compute::{Attention, RopePairing};
-use sol_weights::{Checkpoint, Metadata};
+use sol_weights::{Checkpoint, Format, Metadata};
 
-use crate::Description;
 use crate::config::{Config, Gguf, Hf, MAX_VOCAB, shorten};
 use crate::error::ModelError;
 use crate::names::Role;
 use crate::spec::{AttentionSpec, DecoderSpec, HeadSpec, LayerSpec, NormSpec, RopeScaling, RopeSpec};
+use crate::{Description, Naming};
 
 type Result<T> = std::result::Result<T, ModelError>;
 
@@ -34,6 +34,21 @@ const ALL: [&Architecture; 5] =
 
 /// Names of the supported architectures, as GGUF writes them.
 pub const SUPPORTED: [&str; 5] = ["solar", "llama", "phi3", "phimoe", "gemma2"];
+
+/// HF's class of an architecture, by the name that GGUF has for it; `None` for one that is not supported.
+pub fn hf_class(architecture: &str) -> Option<&'static str> {
+    ALL.iter().find(|a| a.name == architecture).map(|a| a.class)
+}
+
+/// How an architecture's tensors are called in files of a format.
+pub fn naming(architecture: &str, format: Format) -> Naming {
+    match (format, architecture) {
+        (Format::Safetensors, "gemma2") => Naming::hf(gemma2::HF_NAMES),
+        (Format::Safetensors, _) => Naming::hf(&[]),
+        (Format::Gguf, "phi3") => Naming::gguf(phi3::GGUF_NAMES),
+        (Format::Gguf, _) => Naming::gguf(&[]),
+    }
+}
 
 /// Reads a checkpoint's config. Of GGUF files also which tensors there are, the embedding table's shape, and the small
 /// tensors that hold hyper-parameters; no weights.

@@ -13,7 +13,7 @@ use crate::{Description, Naming};
 pub(super) const ARCHITECTURE: Architecture = Architecture { name: "phi3", class: "Phi3ForCausalLM", from_hf, from_gguf };
 
 /// Gate and up are one tensor, under the name of "up".
-const GGUF_NAMES: &[(Role, &str)] = &[(Role::FusedGateUp, "blk.{L}.ffn_up")];
+pub(super) const GGUF_NAMES: &[(Role, &str)] = &[(Role::FusedGateUp, "blk.{L}.ffn_up")];
 
 fn from_hf(c: &Hf<'_>) -> Result<Description> {
     let d = Dimensions::hf(c)?;

@@ -44,14 +44,17 @@ fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
         experts: experts(c, "expert_count")?,
         used: used(c, "expert_used_count")?,
         activation: Activation::Silu,
-        routing: Routing::SparseMixer { jitter: PUBLISHED_JITTER },
+        // The key is written by `sol convert` where the config has another than the published one.
+        routing: Routing::SparseMixer { jitter: jitter(c)? },
     };
     let mut attention = d.attention(gguf_window(c)?, gguf_qkv_biased(checkpoint));
     attention.output_bias = gguf_biased(checkpoint, "attn_output");
     let layer = d.layer(NormSpec::layer(d.eps), attention, ffn);
     let mut spec = d.decoder("phimoe", gguf_rope_scaling(c, checkpoint, &d)?, layer, gguf_tied(checkpoint));
     spec.head.bias = checkpoint.tensor("output.bias").is_some();
-    restore_mscale(&mut spec);
+    if !c.has("rope.scaling.short_mscale") {
+        restore_mscale(&mut spec);
+    }
     Ok(Description { spec, naming: Naming::gguf(&[]), warnings: Vec::new() })
 }
 
@@ -64,7 +67,7 @@ fn restore_mscale(spec: &mut DecoderSpec) {
     }
 }
 
-fn jitter(c: &Hf<'_>) -> Result<f32> {
+fn jitter(c: &impl Config) -> Result<f32> {
     let key = "router_jitter_noise";
     match c.optional_float(key)? {
         Some(noise) if noise < 0.0 => Err(c.bad(key, noise, "must be 0 or above")),

@@ -76,7 +76,10 @@ pub(super) fn gguf_rope_scaling(c: &Gguf<'_>, checkpoint: &Checkpoint, d: &Dimen
             None => magnitude(c, key, d.context, original)?,
         };
         let (short, long) = (gguf_divisors(c, checkpoint, SHORT, d)?, gguf_divisors(c, checkpoint, LONG, d)?);
-        return Ok(RopeScaling::LongRope { short, long, short_mscale: mscale, long_mscale: mscale, original });
+        // Written by `sol convert` where the config has its own.
+        let [short_mscale, long_mscale] =
+            [c.positive("rope.scaling.short_mscale")?, c.positive("rope.scaling.long_mscale")?].map(|m| m.unwrap_or(mscale));
+        return Ok(RopeScaling::LongRope { short, long, short_mscale, long_mscale, original });
     }
     match kind {
         Some("none") => Ok(RopeScaling::None),

@@ -51,6 +51,7 @@ fn from_hf(c: &Hf<'_>) -> Result<Description> {
 fn from_gguf(c: &Gguf<'_>, checkpoint: &Checkpoint) -> Result<Description> {
     let mut description = gguf_llama_like(c, checkpoint, "solar")?;
     let spec = &mut description.spec;
+    spec.head.scale = c.positive("logit_scale")?.unwrap_or(1.0);
     for list in 0..4 {
         let key = format!("attention.block_skip_connection.{list}");
         let Some(value) = c.meta.get(&c.full_key(&key)) else { continue };

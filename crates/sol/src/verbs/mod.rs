@@ -1,6 +1,7 @@
 //! One file a verb.
 
 pub(crate) mod bench;
+pub(crate) mod convert;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod lineage;

@@ -3,6 +3,7 @@
 mod bench;
 #[cfg(unix)]
 mod conversation;
+mod convert;
 mod eval;
 mod inspect;
 mod logits;
