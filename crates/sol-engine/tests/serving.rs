@@ -67,7 +67,11 @@ fn traffic() -> Vec<Request> {
             2 => [&header[..40], &text(i, 60)].concat(),
             _ => header.clone(),
         },
-        sampling: Sampling { temperature: if i.is_multiple_of(3) { 0.0 } else { 0.8 }, seed: u64::from(i), ..Sampling::default() },
+        sampling: Sampling {
+            temperature: if i.is_multiple_of(3) { 0.0 } else { 0.8 },
+            seed: u64::from(i),
+            ..Sampling::default()
+        },
         max_tokens: [24, 1, 40, 7][i as usize % 4],
         ignore_eos: i.is_multiple_of(2),
         ..Request::default()
