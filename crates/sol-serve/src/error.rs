@@ -31,7 +31,7 @@ pub enum Error {
 /// Why a request is not answered.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    pub(crate) status: StatusCode,
+    status: StatusCode,
     message: String,
     param: Option<String>,
     code: Option<&'static str>,
@@ -57,6 +57,10 @@ impl Refused {
     pub(crate) fn unsupported(param: &str, what: &str) -> Self {
         let message = format!("'{param}': {what} not supported by this server; leave it out");
         Self { code: Some("unsupported_parameter"), ..Self::field(param, message) }
+    }
+
+    pub(crate) fn status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
     }
 
     pub(crate) fn code(self, code: &'static str) -> Self {

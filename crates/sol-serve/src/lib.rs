@@ -104,7 +104,7 @@ impl App {
         }
         let shown: String = name.chars().take(100).collect();
         let message = format!("the model '{shown}' does not exist; this server has '{}'", self.names.join("', '"));
-        Err(Refused { status: StatusCode::NOT_FOUND, ..Refused::field("model", message) }.code("model_not_found"))
+        Err(Refused::field("model", message).status(StatusCode::NOT_FOUND).code("model_not_found"))
     }
 
     fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
