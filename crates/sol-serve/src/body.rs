@@ -2,20 +2,23 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Refused, Result};
 
 /// Largest body: as much text as the longest contexts hold, several times over.
-pub(crate) const BODY_LIMIT: usize = 8 << 20;
+const BODY_LIMIT: usize = 8 << 20;
+/// Of a larger one so much is read and dropped.
+const DROPPED: usize = 128 << 20;
 /// A client that takes longer to send it is not waited for.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The bytes of a JSON body.
-pub(crate) struct Raw(Bytes);
+pub(crate) struct Raw(Vec<u8>);
 
 impl<S: Send + Sync> FromRequest<S> for Raw {
     type Rejection = Refused;
@@ -31,28 +34,35 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
             let message = format!("the body is larger than {} MiB", BODY_LIMIT >> 20);
             Refused::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("request_too_large")
         };
-        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|n| n > BODY_LIMIT as u64) {
-            return Err(too_large());
-        }
         match tokio::time::timeout(BODY_TIME, read(request.into_body())).await {
-            Ok(Some(bytes)) if bytes.len() <= BODY_LIMIT => Ok(Self(bytes)),
-            Ok(Some(_)) => Err(too_large()),
+            Ok(Some(Ok(bytes))) => Ok(Self(bytes)),
+            Ok(Some(Err(TooLarge))) => Err(too_large()),
             Ok(None) => Err(Refused::new(StatusCode::BAD_REQUEST, "the body ended before it was whole")),
             Err(_) => Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
         }
     }
 }
 
-/// The body; a little more than the limit of one that is too large; nothing of one that breaks off.
-async fn read(body: Body) -> Option<Bytes> {
-    match to_bytes(body, BODY_LIMIT).await {
-        Ok(bytes) => Some(bytes),
-        Err(error) => {
-            let large = std::error::Error::source(&error).is_some_and(|cause| cause.to_string().contains("length limit"));
-            large.then(|| Bytes::from(vec![0; BODY_LIMIT + 1]))
+struct TooLarge;
+
+/// The body; nothing of one that breaks off. What is too large is read on and dropped for a while: a client that is still sending
+/// when its connection is closed never sees why.
+async fn read(body: Body) -> Option<std::result::Result<Vec<u8>, TooLarge>> {
+    let (mut bytes, mut len) = (Vec::new(), 0);
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.ok()?;
+        len += piece.len();
+        if len <= BODY_LIMIT {
+            bytes.extend_from_slice(&piece);
+        } else {
+            bytes = Vec::new();
+        }
+        if len > DROPPED {
+            break;
         }
     }
+    Some(if len <= BODY_LIMIT { Ok(bytes) } else { Err(TooLarge) })
 }
 
 impl Raw {
