@@ -62,15 +62,15 @@ pub(crate) struct Asked {
     usage: Usage,
 }
 
-/// Hands requests to the engine: each of `prompts` `n` times, with a seed of its own.
-pub(crate) fn ask(app: &Arc<App>, record: &Arc<Record>, prompts: Vec<Request>, n: usize) -> Result<Asked> {
+/// Hands requests to the engine: each of `prompts`, which came as `field`, `n` times, with a seed of its own.
+pub(crate) fn ask(app: &Arc<App>, record: &Arc<Record>, prompts: Vec<Request>, n: usize, field: &str) -> Result<Asked> {
     app.enter()?;
     let guard = Guard { app: Arc::clone(app), interrupt: Interrupt::default(), record: Arc::clone(record) };
     let (send, events) = unbounded_channel();
     let lengths: Vec<usize> = prompts.iter().map(|request| request.prompt.len()).collect();
     let room = app.serving.figures().blocks.load(Ordering::Relaxed) * BLOCK_LEN;
     for request in &prompts {
-        check(app, request, room)?;
+        check(app, request, room, field)?;
     }
     for (i, request) in prompts.into_iter().flat_map(|request| std::iter::repeat_n(request, n)).enumerate() {
         let mut request = Request { interrupt: guard.interrupt.clone(), ..request };
@@ -92,7 +92,7 @@ pub(crate) fn ask(app: &Arc<App>, record: &Arc<Record>, prompts: Vec<Request>, n
         events,
         n,
         prompts: lengths,
-        begun: Instant::now(),
+        begun: record.begun,
         last: vec![None; choices],
         left: choices,
         failed: false,
@@ -101,7 +101,7 @@ pub(crate) fn ask(app: &Arc<App>, record: &Arc<Record>, prompts: Vec<Request>, n
 }
 
 /// Refuses what the engine would refuse, with a status.
-fn check(app: &App, request: &Request, room: usize) -> Result<()> {
+fn check(app: &App, request: &Request, room: usize, field: &str) -> Result<()> {
     let tokens = request.prompt.len();
     if tokens == 0 {
         return Err(Refused::from(sol_engine::Error::EmptyPrompt));
@@ -109,7 +109,7 @@ fn check(app: &App, request: &Request, room: usize) -> Result<()> {
     let most = app.context.min(room);
     if tokens > most {
         let message = format!("the prompt has {tokens} tokens, but the context holds {most}; shorten it");
-        return Err(Refused::field("prompt", message).code("context_length_exceeded"));
+        return Err(Refused::field(field, message).code("context_length_exceeded"));
     }
     match request.prompt.iter().find(|id| **id as usize >= app.vocab) {
         Some(&id) => Err(Refused::from(sol_engine::Error::UnknownToken { id, vocab: app.vocab })),

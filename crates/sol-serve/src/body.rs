@@ -1,6 +1,6 @@
 //! Bodies in: bounded, timed, and parsed with the name of the field that is wrong.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -8,22 +8,21 @@ use axum::http::{StatusCode, header};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
+use crate::App;
 use crate::error::{Refused, Result};
 
 /// Largest body: as much text as the longest contexts hold, several times over.
 const BODY_LIMIT: usize = 8 << 20;
 /// Of a larger one so much is read and dropped.
 const DROPPED: usize = 128 << 20;
-/// A client that takes longer to send it is not waited for.
-const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The bytes of a JSON body.
 pub(crate) struct Raw(Vec<u8>);
 
-impl<S: Send + Sync> FromRequest<S> for Raw {
+impl FromRequest<Arc<App>> for Raw {
     type Rejection = Refused;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self> {
         // Without this any web page could ask, as browsers send plain text to every host unasked.
         let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
@@ -34,7 +33,7 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
             let message = format!("the body is larger than {} MiB", BODY_LIMIT >> 20);
             Refused::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("request_too_large")
         };
-        match tokio::time::timeout(BODY_TIME, read(request.into_body())).await {
+        match tokio::time::timeout(app.patience, read(request.into_body())).await {
             Ok(Some(Ok(bytes))) => Ok(Self(bytes)),
             Ok(Some(Err(TooLarge))) => Err(too_large()),
             Ok(None) => Err(Refused::new(StatusCode::BAD_REQUEST, "the body ended before it was whole")),

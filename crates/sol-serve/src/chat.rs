@@ -148,7 +148,7 @@ pub(crate) async fn completions(
         logprobs: top,
         ..Request::default()
     };
-    let asked = ask(&app, &record, vec![request], settings.n)?;
+    let asked = ask(&app, &record, vec![request], settings.n, "messages")?;
     let form = ChatForm {
         id: new_id("chatcmpl"),
         created: created(),

@@ -76,7 +76,7 @@ pub(crate) async fn completions(
         prompt_logprobs: logprobs.filter(|_| echo),
         ..Request::default()
     };
-    let asked = ask(&app, &record, prompts.into_iter().map(request).collect(), settings.n)?;
+    let asked = ask(&app, &record, prompts.into_iter().map(request).collect(), settings.n, "prompt")?;
     let tokenizer = app.text.tokenizer()?.clone();
     let form = CompletionForm::new(model, &settings, tokenizer, logprobs.is_some(), echo.then_some(echoes), asked.choices());
     if settings.stream { Ok(answer::streamed(asked, form)) } else { answer::whole(asked, form).await }

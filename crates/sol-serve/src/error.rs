@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::log::Reason;
+
 /// An error of this crate: the server could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -43,14 +45,30 @@ pub(crate) type Result<T, E = Refused> = std::result::Result<T, E>;
 /// Seconds after which a client should try again where the server is full or going.
 const RETRY_AFTER: &str = "1";
 
+/// Bytes of a message and of a field's name: both may quote what the client sent.
+const MESSAGE: usize = 1000;
+const PARAM: usize = 100;
+
+fn shortened(mut text: String, len: usize) -> String {
+    if text.len() > len {
+        text.truncate(text.floor_char_boundary(len));
+        text.push('…');
+    }
+    text
+}
+
 impl Refused {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), param: None, code: None }
+        Self { status, message: shortened(message.into(), MESSAGE), param: None, code: None }
     }
 
     /// A field that makes no sense.
     pub(crate) fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), code: Some("invalid_value"), ..Self::new(StatusCode::BAD_REQUEST, message) }
+        Self {
+            param: Some(shortened(param.into(), PARAM)),
+            code: Some("invalid_value"),
+            ..Self::new(StatusCode::BAD_REQUEST, message)
+        }
     }
 
     /// A field that means something which this server does not do.
@@ -85,6 +103,7 @@ impl Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
+        response.extensions_mut().insert(Reason(self.message));
         let headers = response.headers_mut();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));

@@ -43,15 +43,20 @@ pub struct Options {
     pub cors: Vec<String>,
     /// Requests that wait for their turn; more are refused.
     pub queue: usize,
+    /// A client that takes longer to send its headers or its body, or is silent that long between requests, is let go.
+    pub patience: Duration,
     /// How long running requests may take once the server is told to go.
     pub drain: Duration,
 }
+
+/// Where nobody asks for another.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Options {
     /// For a model of that name.
     pub fn new(name: impl Into<String>) -> Self {
         let queue = ServingOptions::default().queue;
-        Self { names: vec![name.into()], api_key: None, cors: Vec::new(), queue, drain: Duration::from_secs(30) }
+        Self { names: vec![name.into()], api_key: None, cors: Vec::new(), queue, patience: PATIENCE, drain: PATIENCE }
     }
 }
 
@@ -66,6 +71,7 @@ struct App {
     architecture: &'static str,
     names: Vec<String>,
     api_key: Option<String>,
+    patience: Duration,
     /// Seconds since 1970.
     created: u64,
     metrics: Metrics,
@@ -88,6 +94,7 @@ impl App {
             serving: Serving::start(model, ServingOptions { queue: options.queue })?,
             names: options.names.clone(),
             api_key: options.api_key.clone(),
+            patience: options.patience,
             created: created(),
             metrics: Metrics::default(),
             draining: AtomicBool::new(false),

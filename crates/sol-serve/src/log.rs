@@ -17,13 +17,19 @@ pub(crate) struct Record {
     id: String,
     method: String,
     path: String,
-    begun: Instant,
+    pub(crate) begun: Instant,
     /// 0 where the client went before it got one.
     status: AtomicU16,
     /// Tokens of the prompts, those of them that were cached, and new ones.
     pub(crate) tokens: [AtomicU64; 3],
     pub(crate) finish: OnceLock<&'static str>,
+    /// Why it was refused.
+    refusal: OnceLock<Reason>,
 }
+
+/// Why a response is a refusal; travels with it to the log.
+#[derive(Clone)]
+pub(crate) struct Reason(pub(crate) String);
 
 /// Longest path that is logged.
 const PATH: usize = 200;
@@ -41,6 +47,7 @@ impl Drop for Record {
             cached_tokens = cached.load(Ordering::Relaxed),
             completion_tokens = new.load(Ordering::Relaxed),
             finish = self.finish.get().copied().unwrap_or("-"),
+            refusal = self.refusal.get().map(|reason| reason.0.as_str()),
             "request"
         );
     }
@@ -60,10 +67,14 @@ pub(crate) async fn record(mut request: Request, next: Next) -> Response {
         status: AtomicU16::new(0),
         tokens: Default::default(),
         finish: OnceLock::new(),
+        refusal: OnceLock::new(),
     });
     request.extensions_mut().insert(Arc::clone(&record));
     let mut response = next.run(request).await;
     record.status.store(response.status().as_u16(), Ordering::Relaxed);
+    if let Some(reason) = response.extensions_mut().remove::<Reason>() {
+        let _ = record.refusal.set(reason);
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }

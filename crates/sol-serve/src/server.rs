@@ -25,8 +25,6 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::error::{Error, Refused};
 use crate::{App, Options, chat, completions, info, log};
 
-/// A client that takes longer for its headers, or is silent that long between requests, is let go.
-const HEADER_TIME: Duration = Duration::from_secs(30);
 /// Bytes of a request's headers.
 const HEADER_BYTES: usize = 64 << 10;
 /// Connections at a time; more wait to be accepted.
@@ -95,7 +93,7 @@ impl Server {
                     // Tokens are small, and each should be seen at once.
                     let _ = stream.set_nodelay(true);
                     let mut http = hyper::server::conn::http1::Builder::new();
-                    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
+                    http.timer(TokioTimer::new()).header_read_timeout(app.patience).max_buf_size(HEADER_BYTES);
                     let service = TowerToHyperService::new(router.clone());
                     let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
                     connections.spawn(async move {

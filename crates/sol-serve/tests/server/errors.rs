@@ -93,6 +93,10 @@ fn bodies_that_are_none() {
     }
     assert!(send(b"{\"messages\": [}").3.contains("line 1 column 15"));
     assert_eq!(send(b"[]").0, 400);
+    // What a client sent is quoted, but not all of it.
+    let long =
+        send(json!({"messages": [], "max_tokens": "x".repeat(1 << 20), "model": "y".repeat(1 << 20)}).to_string().as_bytes());
+    assert!(long.0 == 400 && long.3.len() < 1100, "{long:?}");
     assert_eq!(send(&vec![b' '; 9 << 20]).0, 413);
     // The same without a length.
     let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{}: {}\r\ntransfer-encoding: chunked\r\n\r\n", JSON.0, JSON.1);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sol_serve::Options;
 
-use crate::support::{ANSWER, LONGEST, PROMPT, Running, chat_tiny};
+use crate::support::{ANSWER, LONGEST, PROMPT, Running, chat_tiny, raw};
 
 #[test]
 fn a_client_that_goes_frees_its_place_at_once() {
@@ -92,4 +92,26 @@ fn a_server_whose_time_is_up_goes_all_the_same() {
         cut += usize::from(!text.contains("[DONE]"));
     }
     assert!(cut > 0);
+}
+
+#[test]
+fn a_connection_is_kept_after_a_stream() {
+    let server = Running::tiny(1);
+    let body = json!({"messages": [{"role": "user", "content": PROMPT}], "stream": true}).to_string();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
+    let stream = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let text =
+        raw(server.address, (stream.repeat(2) + "GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes());
+    assert_eq!((text.matches("data: [DONE]").count(), text.matches("\"version\"").count()), (2, 1), "{text}");
+}
+
+#[test]
+fn who_is_too_slow_is_let_go() {
+    let server = Running::start(chat_tiny(1), Options { patience: Duration::from_millis(200), ..Options::new("tiny") });
+    let start = Instant::now();
+    raw(server.address, b"GET /health HTTP/1.1\r\nhost");
+    let slow = b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    let text = raw(server.address, slow);
+    assert!(text.contains(" 408 "), "{text}");
+    assert!(start.elapsed() < Duration::from_secs(20));
 }

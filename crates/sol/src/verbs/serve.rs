@@ -85,11 +85,12 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     }
     let given = short_name(&args.run.model.model).to_owned();
     let options = Options {
-        names: if args.served_model_name.is_empty() { vec![given] } else { args.served_model_name },
+        names: if args.served_model_name.is_empty() { vec![given.clone()] } else { args.served_model_name },
         api_key: args.api_key,
         cors: args.cors,
         queue: args.max_queue as usize,
         drain: Duration::from_secs(args.drain.into()),
+        ..Options::new(given)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
