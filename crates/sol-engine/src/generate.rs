@@ -128,7 +128,7 @@ impl LanguageModel {
         answer.prefill = start.elapsed();
 
         let start = Instant::now();
-        let mut stream = self.tokenizer.as_ref().map(|t| t.stream(true));
+        let mut stream = self.text.tokenizer.as_ref().map(|t| t.stream(true));
         let mut stops = StopStrings::new(&options.stop);
         let mut visible = String::new();
         loop {

@@ -1,6 +1,6 @@
 //! Requests in, tokens out.
 //!
-//! Read in this order: [`LanguageModel`] (`load`) opens a checkpoint with its tokenizer and chat template; [`Engine`] runs
+//! Read in this order: [`LanguageModel`] (`load`) opens a checkpoint with its tokenizer and chat template (`text`); [`Engine`] runs
 //! token ids through the decoder and keeps each [`Sequence`]'s keys and values in blocks; `sampling` turns logits into a
 //! token; `generate` is the loop that answers, `batch` the one that answers many; `scoring` gives log-likelihoods of many
 //! continuations, `perplexity` that of a text; `serving` answers requests as they come; `limits` knows what memory there is.
@@ -32,6 +32,7 @@ mod sampling;
 mod scoring;
 mod serving;
 mod stop;
+mod text;
 
 pub use batch::{Prompt, Reply, Tally};
 pub use engine::{Engine, Sequence, Work};
@@ -43,7 +44,9 @@ pub use perplexity::{Perplexity, perplexity};
 pub use sampling::{Sampler, Sampling};
 pub use scoring::{Score, Scorer, Scoring};
 pub use serving::{Event, Figures, Refusal, Request, Serving, ServingOptions, Sink, TokenLogprob};
+pub use sol_model::BLOCK_LEN;
 pub use sol_text::Message;
+pub use text::Text;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

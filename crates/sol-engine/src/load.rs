@@ -1,19 +1,21 @@
 //! [`LanguageModel`]: a checkpoint with all that belongs to it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 use sol_compute::KvType;
 use sol_cpu::Cpu;
 use sol_hub::{Hub, ModelRef, Silent};
+use sol_model::memory::kv_bytes_per_token;
 use sol_model::{DecoderSpec, LoadOptions, Model, RopeFactors};
-use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, TURN_ENDS, Tokenizer, fold_system_into_user};
+use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, TURN_ENDS, Tokenizer};
 use sol_weights::{Checkpoint, HfMetadata, Metadata, gguf};
 
 use crate::engine::{Engine, Sequence, check_sequences};
 use crate::limits::{Fit, Limits, Need, Size};
 use crate::sampling::Sampling;
+use crate::text::Text;
 use crate::{Error, Result};
 
 /// How to load a model.
@@ -37,17 +39,35 @@ pub struct Options {
     pub system_as_user: bool,
 }
 
+impl Options {
+    /// The same for a server, with room in the cache for the context of every sequence, or for as many tokens as there is memory for.
+    /// No context is longer than that room.
+    pub fn for_serving(mut self, path: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let spec = sol_model::describe(&checkpoint)?.spec;
+        let context = self.context.unwrap_or(spec.context);
+        let room = self.kv_tokens.unwrap_or_else(|| {
+            let kv_type = self.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(&checkpoint));
+            let fits = Limits::now().comfortable_context(&Need::new(&checkpoint, &spec, context, 1, kv_type));
+            context.saturating_mul(self.sequences.unwrap_or(1)).min(fits.max(LEAST_CONTEXT))
+        });
+        self.kv_tokens = Some(room);
+        if self.context.is_none() && room < context {
+            self.rope_factors = self.rope_factors.or(Some(spec.rope.factors_for(spec.context)));
+            self.context = Some(room.max(1));
+        }
+        Ok(self)
+    }
+}
+
 /// A model that can be talked to.
 pub struct LanguageModel {
     pub(crate) engine: Engine<Cpu>,
-    pub(crate) tokenizer: Option<Tokenizer>,
+    pub(crate) text: Text,
     /// What the cache holds: the last conversation.
     pub(crate) sequence: Sequence,
     pub(crate) end_of_turn: Vec<u32>,
-    template: Option<ChatTemplate>,
     sampling: Sampling,
-    system_as_user: bool,
-    path: PathBuf,
     warnings: Vec<String>,
 }
 
@@ -94,13 +114,10 @@ impl LanguageModel {
         }
         Ok(Self {
             engine: Engine::new(model, options.kv_type, options.sequences.unwrap_or(1), options.kv_tokens)?,
-            tokenizer,
+            text: Text { tokenizer, template, system_as_user: options.system_as_user, context, path: path.to_owned() },
             sequence: Sequence::default(),
             end_of_turn,
-            template,
             sampling,
-            system_as_user: options.system_as_user,
-            path: path.to_owned(),
             warnings,
         })
     }
@@ -124,7 +141,7 @@ impl LanguageModel {
 
     /// The tokenizer, if the checkpoint has one.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { path: self.path.clone() })
+        self.text.tokenizer()
     }
 
     /// What `generation_config.json` asks for; greedy where it asks for nothing.
@@ -142,46 +159,29 @@ impl LanguageModel {
         &self.warnings
     }
 
-    /// The ids of a conversation as the model was trained on it, up to where its answer begins.
+    /// What turns text into its token ids and back; a copy of it can be used while the model is busy elsewhere.
+    pub fn text(&self) -> &Text {
+        &self.text
+    }
+
+    /// [`Text::chat_prompt`].
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let (template, options) = self.chat_template()?;
-        let tokenizer = self.tokenizer()?;
-        let folded = self.system_as_user.then(|| fold_system_into_user(messages));
-        Ok(template.encode(tokenizer, folded.as_deref().unwrap_or(messages), &options)?)
+        self.text.chat_prompt(messages)
     }
 
-    /// The chat template, and how it is rendered up to where an answer begins.
+    /// [`Text::chat_template`].
     pub fn chat_template(&self) -> Result<(&ChatTemplate, RenderOptions)> {
-        let tokenizer = self.tokenizer()?;
-        let template = self.template.as_ref().ok_or(Error::NoChatTemplate)?;
-        let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default().to_owned();
-        let options = RenderOptions {
-            add_generation_prompt: true,
-            bos_token: token(tokenizer.bos()),
-            eos_token: token(tokenizer.eos()),
-            ..RenderOptions::default()
-        };
-        Ok((template, options))
+        self.text.chat_template()
     }
 
-    /// The ids of a text to continue.
+    /// [`Text::text_prompt`].
     pub fn text_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.tokenizer()?.encode(text, sol_text::Encode { add_bos: true, parse_special: false })?)
+        self.text.text_prompt(text)
     }
 
-    /// Refuses a text that can not fit by far, without reading all of it: tokenising megabytes takes seconds.
+    /// [`Text::check_length`].
     pub fn check_length(&self, text: &str) -> Result<()> {
-        let context = self.context();
-        let sample = &text[..text.floor_char_boundary(context.saturating_mul(SAMPLE_BYTES_PER_TOKEN))];
-        if sample.len() == text.len() {
-            return Ok(());
-        }
-        let tokens = self.text_prompt(sample)?.len();
-        // Where the sample was cut, tokens can be others than in the whole text; not half of them.
-        if tokens > 2 * context {
-            return Err(Error::PromptTooLong { bytes: text.len(), sample: sample.len(), tokens, context });
-        }
-        Ok(())
+        self.text.check_length(text)
     }
 }
 
@@ -198,7 +198,13 @@ fn fitting_context(
 ) -> Result<usize> {
     let kv_type = options.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(checkpoint));
     let sequences = options.sequences.unwrap_or(1);
-    let need = |context| Need::new(checkpoint, spec, context, sequences, kv_type);
+    let need = |context| {
+        let mut need = Need::new(checkpoint, spec, context, sequences, kv_type);
+        if let Some(tokens) = options.kv_tokens {
+            need.memory.kv = kv_bytes_per_token(spec, kv_type).saturating_mul(tokens as u64);
+        }
+        need
+    };
     let mut context = options.context.unwrap_or(spec.context);
     if options.context.is_none()
         && let Fit::Rereads(bound) | Fit::No(bound) = limits.fit(&need(context))
@@ -245,9 +251,6 @@ fn fitting_context(
     }
     Ok(context)
 }
-
-/// Four times as many as in English.
-const SAMPLE_BYTES_PER_TOKEN: usize = 16;
 
 /// The tokenizer of a model file or directory, which need not hold weights.
 pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {

@@ -224,11 +224,30 @@ pub(crate) fn count(parameters: u64) -> String {
     }
 }
 
-/// Sends the libraries' log to stderr: `-v`, `-vv`, or as `SOL_LOG` says.
-pub(crate) fn init(output: &Output) {
-    let level = ["off", "info", "debug"][usize::from(output.verbose.min(2))];
+/// How a server writes its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Log {
+    /// For people
+    Text,
+    /// An object a line
+    Json,
+}
+
+/// Sends the libraries' log to stderr: `-v`, `-vv`, or as `SOL_LOG` says. A server's has a line a request, unless quiet.
+pub(crate) fn init(output: &Output, server: Option<Log>) {
+    let level = match (output.verbose, server) {
+        (0, Some(_)) if !output.quiet => "warn,sol_serve=info",
+        (0, _) => "off",
+        (1, _) => "info",
+        _ => "debug",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("SOL_LOG").unwrap_or_else(|_| level.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match server {
+        None => log.init(),
+        Some(Log::Text) => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        Some(Log::Json) => log.json().flatten_event(true).with_current_span(false).init(),
+    }
 }
 
 /// A bar for work that turns out to take more than a second.

@@ -43,6 +43,8 @@ enum Verb {
     Inspect(verbs::inspect::Args),
     /// Logits of given token ids, for comparison with other implementations
     Logits(verbs::logits::Args),
+    /// OpenAI's API for one model: chat and plain completions for many at a time
+    Serve(Box<verbs::serve::Args>),
     /// Text from stdin to token ids, or back
     Tokenize(verbs::tokenize::Args),
     /// Perplexity of a text, as llama-perplexity defines it
@@ -65,7 +67,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    common::init(&cli.output);
+    common::init(&cli.output, if let Verb::Serve(args) = &cli.verb { Some(args.log) } else { None });
     let output = &cli.output;
     let result = match cli.verb {
         Verb::Run(args) => verbs::run::run(args, output),
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Verb::Eval(args) => verbs::eval::run(*args, output),
         Verb::Inspect(args) => verbs::inspect::run(args, output),
         Verb::Logits(args) => verbs::logits::run(args, output),
+        Verb::Serve(args) => verbs::serve::run(*args, output),
         Verb::Tokenize(args) => verbs::tokenize::run(args, output),
         Verb::Perplexity(args) => verbs::perplexity::run(args, output),
         Verb::Convert(args) => verbs::convert::run(args, output),

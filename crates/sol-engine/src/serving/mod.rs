@@ -32,6 +32,8 @@ pub struct Request {
     pub max_tokens: usize,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// The answer goes on in the middle of the prompt's text: a space that it begins with is kept, which decoding drops elsewhere.
+    pub continues: bool,
     /// Go on after tokens that end a turn.
     pub ignore_eos: bool,
     /// With each new token its log-probability and those of so many likeliest.

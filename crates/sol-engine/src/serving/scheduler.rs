@@ -137,7 +137,8 @@ impl Scheduler {
         }
         self.model.engine.model().checkpoint().unchanged()?;
         let sampler = Sampler::new(request.sampling.clone(), self.model.spec().vocab, &request.prompt)?;
-        Ok((sampler, self.model.tokenizer()?.stream(true)))
+        let stream = self.model.tokenizer()?.stream(true);
+        Ok((sampler, if request.continues { stream.continuing() } else { stream }))
     }
 
     /// How many tokens each slot has in the next pass.

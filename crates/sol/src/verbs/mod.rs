@@ -9,6 +9,7 @@ pub(crate) mod logits;
 pub(crate) mod models;
 pub(crate) mod perplexity;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod synth;
 pub(crate) mod tokenize;
 pub(crate) mod upscale;

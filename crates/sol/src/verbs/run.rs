@@ -148,7 +148,7 @@ impl Args {
 }
 
 /// The last part of a path; other names are short already.
-fn short_name(model: &str) -> &str {
+pub(super) fn short_name(model: &str) -> &str {
     let path = Path::new(model);
     path.file_name().and_then(|name| name.to_str()).filter(|_| path.exists()).unwrap_or(model)
 }

@@ -11,6 +11,8 @@ mod machine;
 mod models;
 mod perplexity;
 mod run;
+#[cfg(unix)]
+mod serve;
 mod support;
 mod synth;
 mod tokenize;

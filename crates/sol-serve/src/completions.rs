@@ -1,0 +1,101 @@
+//! `POST /v1/completions`: texts to continue, with log-probabilities of what was given too.
+
+mod form;
+mod prompt;
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use sol_engine::Request;
+use sol_text::Encode;
+
+use self::form::{CompletionForm, Echo};
+use self::prompt::{One, Prompts};
+use crate::App;
+use crate::answer;
+use crate::ask::ask;
+use crate::body::Raw;
+use crate::error::{Refused, Result};
+use crate::log::Record;
+use crate::params::{CHOICES, Params, TOP_LOGPROBS, new_tokens, out_of_range};
+
+/// New tokens where nobody says how many: OpenAI's.
+const MAX_TOKENS: usize = 16;
+
+/// Fields of plain completions alone.
+#[derive(Deserialize)]
+struct CompletionParams {
+    prompt: Prompts,
+    echo: Option<bool>,
+    logprobs: Option<i64>,
+    suffix: Option<String>,
+    /// Whether a text gets the tokens that the model's configuration puts in front, as vLLM has it.
+    add_special_tokens: Option<bool>,
+}
+
+/// Continues texts.
+pub(crate) async fn completions(
+    State(app): State<Arc<App>>,
+    Extension(record): Extension<Arc<Record>>,
+    raw: Raw,
+) -> Result<Response> {
+    let (params, own): (Params, CompletionParams) = (raw.parse()?, raw.parse()?);
+    drop(raw);
+    let model = app.named(params.model.as_deref())?;
+    if own.suffix.is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(Refused::unsupported("suffix", "filling in the middle is"));
+    }
+    let settings = params.settings(&app.sampling, app.vocab)?;
+    let echo = own.echo.unwrap_or(false);
+    // Nothing new is an answer where the prompt is: its log-probabilities.
+    let wanted = new_tokens("max_tokens", params.max_tokens, usize::from(!echo))?.unwrap_or(MAX_TOKENS);
+    let valid = |n: i64| usize::try_from(n).ok().filter(|n| *n <= TOP_LOGPROBS);
+    let refuse = || out_of_range("logprobs", own.logprobs, format!("from 0 to {TOP_LOGPROBS}"));
+    let logprobs = own.logprobs.map(|n| valid(n).ok_or_else(refuse)).transpose()?;
+    let prompts = own.prompt.0;
+    if prompts.len() * settings.n > CHOICES {
+        let message =
+            format!("{} prompts with {} answers each: at most {CHOICES} answers fit in one request", prompts.len(), settings.n);
+        return Err(Refused::field("prompt", message));
+    }
+    let add_bos = own.add_special_tokens.unwrap_or(true);
+    let read =
+        app.blocking(move |app| prompts.into_iter().map(|prompt| encode(app, prompt, add_bos)).collect::<Result<Vec<_>>>());
+    let (prompts, echoes): (Vec<Vec<u32>>, Vec<Echo>) = read.await?.into_iter().unzip();
+    let request = |prompt| Request {
+        prompt,
+        sampling: settings.sampling.clone(),
+        max_tokens: wanted,
+        stop: settings.stop.clone(),
+        ignore_eos: settings.ignore_eos,
+        continues: true,
+        logprobs,
+        prompt_logprobs: logprobs.filter(|_| echo),
+        ..Request::default()
+    };
+    let asked = ask(&app, &record, prompts.into_iter().map(request).collect(), settings.n, "prompt")?;
+    let tokenizer = app.text.tokenizer()?.clone();
+    let form = CompletionForm::new(model, &settings, tokenizer, logprobs.is_some(), echo.then_some(echoes), asked.choices());
+    if settings.stream { Ok(answer::streamed(asked, form)) } else { answer::whole(asked, form).await }
+}
+
+/// The tokens of a prompt, and how it is echoed. Names of special tokens in it are such tokens: whoever uses this endpoint writes
+/// the whole prompt.
+fn encode(app: &App, prompt: One, add_bos: bool) -> Result<(Vec<u32>, Echo)> {
+    let tokenizer = app.text.tokenizer()?;
+    match prompt {
+        One::Tokens(tokens) => {
+            let text = tokenizer.decode(&tokens, false);
+            Ok((tokens, Echo { text, added: 0 }))
+        }
+        One::Text(text) => {
+            app.text.check_length(&text)?;
+            let tokens = tokenizer.encode(&text, Encode { add_bos, parse_special: true })?;
+            let added = usize::from(add_bos && tokenizer.adds_bos());
+            Ok((tokens, Echo { text, added }))
+        }
+    }
+}

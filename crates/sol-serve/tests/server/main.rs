@@ -1,0 +1,6 @@
+//! The server from outside, over HTTP, with the tiny models of `sol-model`.
+
+mod api;
+mod errors;
+mod going;
+mod support;

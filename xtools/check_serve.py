@@ -1,0 +1,247 @@
+#!/usr/bin/env python3
+"""Runs the official `openai` package against a server and checks that it gets what it expects.
+
+    pip install openai==3.57.0
+    python xtools/check_serve.py --sol target/release/sol -m smollm2         # starts `sol serve` and ends it
+    python xtools/check_serve.py --url http://127.0.0.1:8000/v1              # one that runs
+    python xtools/check_serve.py --url http://127.0.0.1:8080/v1 --keep-going # what another server makes of the same requests
+
+The exit code is the number of checks that failed. The package parses strictly enough that a missing or mistyped field of an
+answer shows as an exception or a None where a value is looked at.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import traceback
+
+import openai
+
+KEY = "check-serve"
+HELLO = [{"role": "user", "content": "Name three colours of the rainbow, in one short sentence."}]
+CHECKS = []
+
+
+def check(function):
+    CHECKS.append(function)
+    return function
+
+
+def refused(kind, call, part="", param=None):
+    try:
+        call()
+    except kind as error:
+        body = error.body or {}
+        assert part in str(error), f"{part!r} is not in {error}"
+        assert body.get("message") and body.get("type"), f"no message and type in {body}"
+        if param:
+            assert (body.get("param") or "").startswith(param), f"param is {body.get('param')}, not {param}"
+        return error
+    raise AssertionError(f"no {kind.__name__}")
+
+
+@check
+def models(client, model):
+    listed = client.models.list()
+    assert model in [entry.id for entry in listed.data]
+    entry = client.models.retrieve(model)
+    assert entry.object == "model" and entry.created > 1_600_000_000 and entry.owned_by
+    refused(openai.NotFoundError, lambda: client.models.retrieve("org/none"), "org/none")
+
+
+@check
+def chat(client, model):
+    answer = client.chat.completions.create(model=model, messages=HELLO, max_completion_tokens=40, temperature=0)
+    (choice,) = answer.choices
+    assert answer.object == "chat.completion" and answer.id and answer.model == model
+    assert choice.message.role == "assistant" and choice.message.content and choice.finish_reason in ("stop", "length")
+    usage = answer.usage
+    assert usage.prompt_tokens + usage.completion_tokens == usage.total_tokens and usage.completion_tokens <= 40
+    again = client.chat.completions.create(model=model, messages=HELLO, max_completion_tokens=40, temperature=0)
+    assert again.choices[0].message.content == choice.message.content
+    assert again.usage.prompt_tokens_details.cached_tokens > 0, "a repeated prompt is not cached"
+    one = client.chat.completions.create(model=model, messages=HELLO, max_tokens=1)
+    assert one.choices[0].finish_reason == "length" and one.usage.completion_tokens == 1
+
+
+@check
+def chat_stream(client, model):
+    arguments = {"model": model, "messages": HELLO, "max_completion_tokens": 40, "temperature": 0.9, "seed": 3, "top_p": 0.95}
+    whole = client.chat.completions.create(**arguments).choices[0]
+    stream = client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **arguments)
+    chunks = list(stream)
+    *pieces, last = chunks
+    assert last.choices == [] and last.usage.completion_tokens > 0, last
+    assert all(piece.usage is None and len({c.id for c in chunks}) == 1 for piece in pieces)
+    assert pieces[0].choices[0].delta.role == "assistant"
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert text == whole.message.content, f"{text!r} is not {whole.message.content!r}"
+    assert pieces[-1].choices[0].finish_reason == whole.finish_reason
+    assert all(piece.choices[0].finish_reason is None for piece in pieces[:-1])
+
+
+@check
+def chat_helper_stream(client, model):
+    # The helper takes an answer that was cut for length as an error.
+    arguments = {"max_completion_tokens": 60, "temperature": 0, "stop": [",", ".", " a"]}
+    with client.chat.completions.stream(model=model, messages=HELLO, **arguments) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_completion()
+    assert "content.delta" in kinds and final.choices[0].message.content, kinds
+
+
+@check
+def choices(client, model):
+    answer = client.chat.completions.create(model=model, messages=HELLO, n=3, max_tokens=24, temperature=1.2, seed=11)
+    texts = [choice.message.content for choice in answer.choices]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2] and len(set(texts)) > 1, texts
+    alone = client.chat.completions.create(model=model, messages=HELLO, max_tokens=24, temperature=1.2, seed=11)
+    assert alone.choices[0].message.content == texts[0]
+
+
+@check
+def stops_and_bias(client, model):
+    free = client.chat.completions.create(model=model, messages=HELLO, max_tokens=30, temperature=0).choices[0]
+    words = free.message.content.split()
+    stop = words[2]
+    for given in (stop, ["nothing like it", stop]):
+        cut = client.chat.completions.create(model=model, messages=HELLO, max_tokens=30, temperature=0, stop=given).choices[0]
+        assert cut.finish_reason == "stop" and cut.message.content == free.message.content.split(stop)[0], cut
+    first = client.chat.completions.create(model=model, messages=HELLO, max_tokens=1, logprobs=True, temperature=0)
+    token = first.choices[0].logprobs.content[0].token
+    ids = client.post("/../tokenize", body={"prompt": token, "add_special_tokens": False}, cast_to=object)["tokens"]
+    other = client.chat.completions.create(
+        model=model, messages=HELLO, max_tokens=1, logprobs=True, temperature=0, logit_bias={str(ids[0]): -100}
+    )
+    assert other.choices[0].logprobs.content[0].token != token
+
+
+@check
+def chat_logprobs(client, model):
+    answer = client.chat.completions.create(
+        model=model, messages=HELLO, max_tokens=8, temperature=0, logprobs=True, top_logprobs=4
+    )
+    content = answer.choices[0].logprobs.content
+    assert len(content) == answer.usage.completion_tokens
+    assert "".join(entry.token for entry in content).strip() == answer.choices[0].message.content.strip()
+    for entry in content:
+        assert bytes(entry.bytes).decode(errors="replace") == entry.token
+        assert len(entry.top_logprobs) == 4 and entry.top_logprobs[0].token == entry.token
+        assert entry.logprob == entry.top_logprobs[0].logprob <= 0
+        assert sum(math.exp(top.logprob) for top in entry.top_logprobs) <= 1.0001
+
+
+@check
+def completions(client, model):
+    answer = client.completions.create(model=model, prompt="Once upon a time", max_tokens=12, temperature=0)
+    text = answer.choices[0].text
+    assert answer.object == "text_completion" and text and answer.usage.completion_tokens == 12
+    assert client.completions.create(model=model, prompt="Once upon a time", temperature=0).usage.completion_tokens == 16
+    ids = client.post("/../tokenize", body={"prompt": "Once upon a time"}, cast_to=object)["tokens"]
+    for prompt, count in ((ids, 1), ([ids, ids], 2), (["Once upon a time", "Two"], 2)):
+        many = client.completions.create(model=model, prompt=prompt, max_tokens=12, temperature=0)
+        assert len(many.choices) == count and many.choices[0].text == text, prompt
+    stream = client.completions.create(model=model, prompt="Once upon a time", max_tokens=12, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream if chunk.choices) == text
+
+
+@check
+def echo(client, model):
+    prompt = "The sky is blue and the grass is green."
+    answer = client.completions.create(model=model, prompt=prompt, max_tokens=1, temperature=0, echo=True, logprobs=3)
+    choice, lists = answer.choices[0], answer.choices[0].logprobs
+    assert choice.text.startswith(prompt)
+    count = answer.usage.prompt_tokens + 1
+    assert len(lists.tokens) == len(lists.token_logprobs) == len(lists.top_logprobs) == len(lists.text_offset) == count
+    assert lists.token_logprobs[0] is None and all(value <= 0 for value in lists.token_logprobs[1:])
+    for token, offset in zip(lists.tokens, lists.text_offset):
+        assert choice.text.startswith(token, offset), (token, offset)
+
+
+@check
+def errors(client, model):
+    def ask(**more):
+        return lambda: client.chat.completions.create(**{"model": model, "messages": HELLO, "max_tokens": 2, **more})
+
+    bad = openai.BadRequestError
+    refused(openai.NotFoundError, ask(model="gpt-none"), "gpt-none", "model")
+    refused(bad, ask(max_tokens=0), "max_tokens", "max_tokens")
+    refused(bad, ask(max_tokens=-1), "max_tokens", "max_tokens")
+    refused(bad, ask(n=1000), "1000", "n")
+    refused(bad, ask(temperature=9), "temperature", "temperature")
+    refused(bad, ask(temperature="hot"), "temperature", "temperature")
+    refused(bad, ask(stop=["x"] * 10_000), "stop", "stop")
+    refused(bad, ask(messages=[]), "messages", "messages")
+    refused(bad, ask(messages=[{"role": "user", "content": "word " * 200_000}]), "context")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    refused(bad, ask(tools=[tool], tool_choice="required"), "tools", "tools")
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
+    refused(bad, ask(response_format=schema), "response_format", "response_format")
+    refused(bad, lambda: client.completions.create(model=model, prompt="x", suffix="y"), "suffix", "suffix")
+    refused(openai.AuthenticationError, lambda: client.with_options(api_key="wrong").models.list(), "key")
+    refused(openai.NotFoundError, lambda: client.post("/nothing", body={}, cast_to=object))
+    refused(openai.APIStatusError, lambda: client.get("/completions", cast_to=object))
+
+
+@check
+def many_at_once(client, model):
+    def ask(i):
+        messages = [{"role": "user", "content": f"Count from {i} to {i + 5}."}]
+        answer = client.chat.completions.create(model=model, messages=messages, max_tokens=16, temperature=0.7, seed=i)
+        return answer.choices[0].message.content
+
+    alone = [ask(i) for i in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as crew:
+        assert list(crew.map(ask, range(8))) == alone
+
+
+@check
+def gone(client, model):
+    for _ in range(5):
+        stream = client.chat.completions.create(model=model, messages=HELLO, max_tokens=400, stream=True, extra_body={"ignore_eos": True})
+        next(iter(stream))
+        stream.close()
+    chat(client, model)
+    load = client.get("/loads", cast_to=object)["loads"][0]
+    assert load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0, load
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sol")
+    parser.add_argument("-m", "--model", default="smollm2")
+    parser.add_argument("--url")
+    parser.add_argument("--keep-going", action="store_true", help="show the traces of failed checks only briefly")
+    options = parser.parse_args()
+    program, url = None, options.url
+    if options.sol:
+        command = [options.sol, "serve", "-m", options.model, "--port", "0", "--json", "-q"]
+        program = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "SOL_API_KEY": KEY}, text=True)
+        url = json.loads(program.stdout.readline())["url"]
+    client = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=120)
+    model = client.models.list().data[0].id
+    failed = 0
+    for function in CHECKS:
+        try:
+            function(client, model)
+            print(f"ok      {function.__name__}")
+        except Exception as error:
+            failed += 1
+            print(f"FAILED  {function.__name__}: {type(error).__name__}: {str(error)[:300]}")
+            if not options.keep_going:
+                traceback.print_exc()
+    if program:
+        program.send_signal(signal.SIGTERM)
+        code = program.wait(60)
+        failed += code != 0
+        print(f"{'ok' if code == 0 else 'FAILED':7} exit code {code} after SIGTERM")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
