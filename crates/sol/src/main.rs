@@ -47,6 +47,8 @@ enum Verb {
     Tokenize(verbs::tokenize::Args),
     /// Perplexity of a text, as llama-perplexity defines it
     Perplexity(verbs::perplexity::Args),
+    /// A checkpoint in fewer bits, as llama-quantize's types
+    Quantize(verbs::quantize::Args),
     /// A checkpoint with the shapes of a published model and random weights, to measure with
     Synth(verbs::synth::Args),
     /// Obtain a model
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Logits(args) => verbs::logits::run(args, output),
         Verb::Tokenize(args) => verbs::tokenize::run(args, output),
         Verb::Perplexity(args) => verbs::perplexity::run(args, output),
+        Verb::Quantize(args) => verbs::quantize::run(args, output),
         Verb::Synth(args) => verbs::synth::run(args, output),
         Verb::Pull(args) => verbs::models::pull(args, output),
         Verb::List(args) => verbs::models::list(args, output),

@@ -6,6 +6,7 @@ pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod models;
 pub(crate) mod perplexity;
+pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod synth;
 pub(crate) mod tokenize;
