@@ -47,6 +47,8 @@ enum Verb {
     Tokenize(verbs::tokenize::Args),
     /// Perplexity of a text, as llama-perplexity defines it
     Perplexity(verbs::perplexity::Args),
+    /// Which columns of a model's matrices matter on a text, for quantize
+    Imatrix(verbs::imatrix::Args),
     /// A checkpoint in fewer bits, as llama-quantize's types
     Quantize(verbs::quantize::Args),
     /// A checkpoint with the shapes of a published model and random weights, to measure with
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Logits(args) => verbs::logits::run(args, output),
         Verb::Tokenize(args) => verbs::tokenize::run(args, output),
         Verb::Perplexity(args) => verbs::perplexity::run(args, output),
+        Verb::Imatrix(args) => verbs::imatrix::run(args, output),
         Verb::Quantize(args) => verbs::quantize::run(args, output),
         Verb::Synth(args) => verbs::synth::run(args, output),
         Verb::Pull(args) => verbs::models::pull(args, output),

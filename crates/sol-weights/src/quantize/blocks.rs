@@ -6,14 +6,15 @@ use super::fit::{self, Integers, Levels};
 use super::iq4::Iq4;
 use super::lanes::{F8, LANES, in_runs, side_by_side};
 use super::superblock::nearest_half;
+use super::weights::{Source, Weights};
 
 /// Elements of a block.
 pub(super) const LEN: usize = 32;
 
 /// Numbers and weights of up to eight blocks.
-pub(super) struct Eight {
+pub(super) struct Eight<W> {
     x: [F8; LEN],
-    w: [F8; LEN],
+    w: W,
 }
 
 /// What is stored of eight blocks.
@@ -33,13 +34,13 @@ fn floats(values: [f16; LANES]) -> F8 {
     F8(values.map(f16::to_f32))
 }
 
-impl Eight {
-    /// As many numbers and weights as there are blocks for, 256 at most.
-    #[inline(always)]
-    pub(super) fn new(x: &[f32], w: &[f32]) -> Self {
-        Self { x: side_by_side(x), w: side_by_side(w) }
-    }
+/// Up to 256 numbers with their weights.
+#[inline(always)]
+pub(super) fn eight<S: Source>(x: &[f32], w: S) -> Eight<S::Of<LEN>> {
+    Eight { x: side_by_side(x), w: w.eight(0) }
+}
 
+impl<W: Weights> Eight<W> {
     #[inline(always)]
     fn scaled(&self, levels: impl Levels, index: impl Fn(F8) -> F8, tops: &[f32], rounds: usize) -> Stored {
         let scales = halves(fit::symmetric(&self.x, &self.w, levels, tops, rounds).scale);
@@ -90,7 +91,7 @@ fn fifths(levels: &[u8; LEN]) -> [u8; 4] {
 }
 
 #[inline(always)]
-pub(super) fn q4_0(eight: &Eight, blocks: &mut [[u8; 18]]) {
+pub(super) fn q4_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 18]]) {
     const TOPS: [f32; 6] = [-8.0, -8.6, -7.4, -6.8, 7.2, 7.8];
     let found = eight.scaled(Integers { low: -8.0, high: 7.0 }, |q| q + F8::all(8.0), &TOPS, 2);
     for (lane, block) in blocks.iter_mut().enumerate() {
@@ -100,7 +101,7 @@ pub(super) fn q4_0(eight: &Eight, blocks: &mut [[u8; 18]]) {
 }
 
 #[inline(always)]
-pub(super) fn iq4_nl(eight: &Eight, blocks: &mut [[u8; 18]]) {
+pub(super) fn iq4_nl(eight: &Eight<impl Weights>, blocks: &mut [[u8; 18]]) {
     let found = eight.scaled(Iq4, Iq4::index, &Iq4::TOPS, 2);
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&found.scales[lane].to_le_bytes());
@@ -109,7 +110,7 @@ pub(super) fn iq4_nl(eight: &Eight, blocks: &mut [[u8; 18]]) {
 }
 
 #[inline(always)]
-pub(super) fn q5_0(eight: &Eight, blocks: &mut [[u8; 22]]) {
+pub(super) fn q5_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 22]]) {
     const TOPS: [f32; 6] = [-16.0, -16.5, -15.5, -15.0, 15.2, 15.6];
     let found = eight.scaled(Integers { low: -16.0, high: 15.0 }, |q| q + F8::all(16.0), &TOPS, 2);
     for (lane, block) in blocks.iter_mut().enumerate() {
@@ -120,7 +121,7 @@ pub(super) fn q5_0(eight: &Eight, blocks: &mut [[u8; 22]]) {
 }
 
 #[inline(always)]
-pub(super) fn q4_1(eight: &Eight, blocks: &mut [[u8; 20]]) {
+pub(super) fn q4_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 20]]) {
     const SPANS: [(f32, f32); 4] = [(0.0, 0.0), (0.3, 0.3), (0.0, 0.6), (0.6, 0.0)];
     let found = eight.with_low(15.0, &SPANS, 2);
     for (lane, block) in blocks.iter_mut().enumerate() {
@@ -131,7 +132,7 @@ pub(super) fn q4_1(eight: &Eight, blocks: &mut [[u8; 20]]) {
 }
 
 #[inline(always)]
-pub(super) fn q5_1(eight: &Eight, blocks: &mut [[u8; 24]]) {
+pub(super) fn q5_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 24]]) {
     const SPANS: [(f32, f32); 4] = [(0.0, 0.0), (0.3, 0.3), (0.0, 0.6), (0.6, 0.0)];
     let found = eight.with_low(31.0, &SPANS, 2);
     for (lane, block) in blocks.iter_mut().enumerate() {

@@ -5,6 +5,7 @@
 //! them both steps are alternated. Eight blocks at once, in lanes; `w` are the weights of the squared errors.
 
 use super::lanes::F8;
+use super::weights::Weights;
 
 /// The integers (or levels of another kind) that a format has.
 pub(super) trait Levels: Copy {
@@ -38,11 +39,11 @@ pub(super) struct Symmetric {
 
 /// Sums for one set of levels: those of `inverse * x`.
 #[inline(always)]
-fn symmetric_at<const N: usize>(x: &[F8; N], w: &[F8; N], inverse: F8, levels: impl Levels) -> Symmetric {
+fn symmetric_at<const N: usize>(x: &[F8; N], w: &impl Weights, inverse: F8, levels: impl Levels) -> Symmetric {
     let (mut xl, mut ll) = (F8::ZERO, F8::ZERO);
     for i in 0..N {
         let level = levels.nearest(x[i] * inverse);
-        let weighted = w[i] * level;
+        let weighted = w.at(i) * level;
         xl = xl + weighted * x[i];
         ll = ll + weighted * level;
     }
@@ -64,7 +65,13 @@ impl Symmetric {
 
 /// The best scale, of any sign. `tops`: the levels, negative ones too, that the number of the largest magnitude is tried at.
 #[inline(always)]
-pub(super) fn symmetric<const N: usize>(x: &[F8; N], w: &[F8; N], levels: impl Levels, tops: &[f32], rounds: usize) -> Symmetric {
+pub(super) fn symmetric<const N: usize>(
+    x: &[F8; N],
+    w: &impl Weights,
+    levels: impl Levels,
+    tops: &[f32],
+    rounds: usize,
+) -> Symmetric {
     let mut peak = F8::ZERO;
     for x in x {
         peak = peak.abs().less(x.abs(), *x, peak);
@@ -100,7 +107,7 @@ struct Moments {
 #[inline(always)]
 pub(super) fn affine<const N: usize>(
     x: &[F8; N],
-    w: &[F8; N],
+    w: &impl Weights,
     top: f32,
     spans: &[(f32, f32)],
     rounds: usize,
@@ -111,8 +118,8 @@ pub(super) fn affine<const N: usize>(
     for i in 0..N {
         low = low.min(x[i]);
         high = high.max(x[i]);
-        weight = weight + w[i];
-        sum = sum + w[i] * x[i];
+        weight = weight + w.at(i);
+        sum = sum + w.at(i) * x[i];
     }
     if nonpositive {
         low = low.min(F8::ZERO);
@@ -141,7 +148,7 @@ pub(super) fn affine<const N: usize>(
 #[inline(always)]
 fn affine_at<const N: usize>(
     x: &[F8; N],
-    w: &[F8; N],
+    w: &impl Weights,
     top: f32,
     inverse: F8,
     first: F8,
@@ -153,7 +160,7 @@ fn affine_at<const N: usize>(
     let shift = F8::ZERO - first * inverse;
     for i in 0..N {
         let q = (x[i] * inverse + shift).clamp(0.0, top).round();
-        let weighted = w[i] * q;
+        let weighted = w.at(i) * q;
         q1 = q1 + weighted;
         q2 = q2 + weighted * q;
         xq = xq + weighted * (x[i] - mean);

@@ -5,7 +5,8 @@ use half::f16;
 use super::fit::Integers;
 use super::iq4::Iq4;
 use super::lanes::F8;
-use super::superblock::{Effort, Groups, LEN, Scaled, WithMinima};
+use super::superblock::{Effort, LEN, Scaled, WithMinima, groups};
+use super::weights::Source;
 
 /// Puts the low `BITS` bits of 256 numbers into a field: 32 bytes hold 32 numbers in their lowest bits, the next 32 in the next.
 #[inline(always)]
@@ -35,11 +36,11 @@ fn pack_scales(scales: [u8; 8], minima: [u8; 8], out: &mut [u8]) {
 }
 
 #[inline(always)]
-pub(super) fn q2_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 84]) {
+pub(super) fn q2_k(x: &[f32; LEN], w: impl Source, block: &mut [u8; 84]) {
     const SPANS: [(f32, f32); 9] =
         [(0.0, 0.0), (0.0, 0.25), (0.25, 0.0), (0.25, 0.25), (0.0, 0.5), (0.5, 0.0), (0.5, 0.5), (0.3, 0.6), (0.6, 0.3)];
     let WithMinima { factor, min_factor, scales, minima, levels } =
-        Groups::<2, 16>::new(x, w).with_minima(3.0, &SPANS, 15.0, Effort { rounds: 3, turns: 3 });
+        groups::<2, 16, _>(x, w).with_minima(3.0, &SPANS, 15.0, Effort { rounds: 3, turns: 3 });
     for (byte, (scale, min)) in block.iter_mut().zip(scales.as_flattened().iter().zip(minima.as_flattened())) {
         *byte = scale | min << 4;
     }
@@ -49,10 +50,10 @@ pub(super) fn q2_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 84]) {
 }
 
 #[inline(always)]
-pub(super) fn q4_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 144]) {
+pub(super) fn q4_k(x: &[f32; LEN], w: impl Source, block: &mut [u8; 144]) {
     const SPANS: [(f32, f32); 9] =
         [(0.0, 0.0), (0.0, 0.4), (0.4, 0.0), (0.4, 0.4), (0.0, 0.8), (0.8, 0.0), (0.8, 0.8), (0.4, 1.2), (1.2, 0.4)];
-    let found = Groups::<1, 32>::new(x, w).with_minima(15.0, &SPANS, 63.0, Effort { rounds: 2, turns: 2 });
+    let found = groups::<1, 32, _>(x, w).with_minima(15.0, &SPANS, 63.0, Effort { rounds: 2, turns: 2 });
     put(block, 0, found.factor);
     put(block, 2, found.min_factor);
     pack_scales(found.scales[0], found.minima[0], &mut block[4..16]);
@@ -60,10 +61,10 @@ pub(super) fn q4_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 144]) {
 }
 
 #[inline(always)]
-pub(super) fn q5_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 176]) {
+pub(super) fn q5_k(x: &[f32; LEN], w: impl Source, block: &mut [u8; 176]) {
     const SPANS: [(f32, f32); 9] =
         [(0.0, 0.0), (0.0, 0.4), (0.4, 0.0), (0.4, 0.4), (0.0, 0.8), (0.8, 0.0), (0.8, 0.8), (-0.3, 0.3), (0.3, -0.3)];
-    let found = Groups::<1, 32>::new(x, w).with_minima(31.0, &SPANS, 63.0, Effort { rounds: 2, turns: 2 });
+    let found = groups::<1, 32, _>(x, w).with_minima(31.0, &SPANS, 63.0, Effort { rounds: 2, turns: 2 });
     put(block, 0, found.factor);
     put(block, 2, found.min_factor);
     pack_scales(found.scales[0], found.minima[0], &mut block[4..16]);
@@ -72,11 +73,11 @@ pub(super) fn q5_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 176]) {
 }
 
 #[inline(always)]
-pub(super) fn q3_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 110]) {
+pub(super) fn q3_k(x: &[f32; LEN], w: impl Source, block: &mut [u8; 110]) {
     const TOPS: [f32; 12] = [-4.4, -4.0, -3.7, -3.4, -3.1, -2.8, 2.5, 2.8, 3.1, 3.4, 3.7, 4.1];
     let levels = Integers { low: -4.0, high: 3.0 };
     let Scaled { factor, scales, levels, .. } =
-        Groups::<2, 16>::new(x, w).scaled(levels, |q| q + F8::all(4.0), &TOPS, 32.0, Effort { rounds: 2, turns: 3 });
+        groups::<2, 16, _>(x, w).scaled(levels, |q| q + F8::all(4.0), &TOPS, 32.0, Effort { rounds: 2, turns: 3 });
     pack::<1>(&levels, 2, &mut block[..32]);
     pack::<2>(&levels, 0, &mut block[32..96]);
     let scales = scales.as_flattened();
@@ -91,11 +92,11 @@ pub(super) fn q3_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 110]) {
 }
 
 #[inline(always)]
-pub(super) fn q6_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 210]) {
+pub(super) fn q6_k(x: &[f32; LEN], w: impl Source, block: &mut [u8; 210]) {
     const TOPS: [f32; 8] = [-32.0, -31.5, -31.0, -30.3, 31.3, 30.8, 30.2, -32.6];
     let levels = Integers { low: -32.0, high: 31.0 };
     let Scaled { factor, scales, levels, .. } =
-        Groups::<2, 16>::new(x, w).scaled(levels, |q| q + F8::all(32.0), &TOPS, 128.0, Effort { rounds: 2, turns: 1 });
+        groups::<2, 16, _>(x, w).scaled(levels, |q| q + F8::all(32.0), &TOPS, 128.0, Effort { rounds: 2, turns: 1 });
     // Two runs of 64 bytes; in each the low nibbles of 64 elements, then the high nibbles of the next 64.
     for (bytes, levels) in block[..128].as_chunks_mut::<64>().0.iter_mut().zip(levels.as_chunks::<128>().0) {
         for k in 0..64 {
@@ -110,9 +111,9 @@ pub(super) fn q6_k(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 210]) {
 }
 
 #[inline(always)]
-pub(super) fn iq4_xs(x: &[f32; LEN], w: &[f32; LEN], block: &mut [u8; 136]) {
+pub(super) fn iq4_xs(x: &[f32; LEN], w: impl Source, block: &mut [u8; 136]) {
     let Scaled { factor, scales, levels, .. } =
-        Groups::<1, 32>::new(x, w).scaled(Iq4, Iq4::index, &Iq4::TOPS, 32.0, Effort { rounds: 2, turns: 2 });
+        groups::<1, 32, _>(x, w).scaled(Iq4, Iq4::index, &Iq4::TOPS, 32.0, Effort { rounds: 2, turns: 2 });
     put(block, 0, factor);
     let scales = scales[0].map(|scale| (scale + 32) as u8);
     let high = (0..8).fold(0u16, |bits, group| bits | u16::from(scales[group] >> 4) << (2 * group));

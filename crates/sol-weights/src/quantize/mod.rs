@@ -13,12 +13,14 @@ mod lanes;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use half::{bf16, f16};
 use multiversion::multiversion;
 
 use crate::{DType, Error, Result};
 use lanes::LANES;
+use weights::Alike;
 
 /// Numbers that are encoded in one go: eight blocks of 32 or a superblock.
 const TILE: usize = 256;
@@ -69,9 +71,17 @@ fn each<const N: usize, const B: usize>(values: &[f32], out: &mut [u8], encode: 
     }
 }
 
-/// Calls `encode` on each tile with its weights and its blocks.
+/// Calls `encode` on each tile and its blocks.
 #[inline(always)]
-fn tiles<const B: usize>(
+fn tiles<const B: usize>(values: &[f32], out: &mut [u8], blocks: usize, mut encode: impl FnMut(&[f32], &mut [[u8; B]])) {
+    for (x, blocks) in values.chunks(TILE).zip(out.as_chunks_mut().0.chunks_mut(blocks)) {
+        encode(x, blocks);
+    }
+}
+
+/// Calls `encode` on each tile, its weights and its blocks.
+#[inline(always)]
+fn weighed_tiles<const B: usize>(
     values: &[f32],
     importance: &[f32],
     out: &mut [u8],
@@ -80,16 +90,14 @@ fn tiles<const B: usize>(
 ) {
     let mut weights = [1.0; TILE];
     let mut column = 0;
-    for (x, blocks) in values.chunks(TILE).zip(out.as_chunks_mut().0.chunks_mut(blocks)) {
-        if !importance.is_empty() {
-            // A tile of small blocks may begin in one row and end in another.
-            for weights in weights.as_chunks_mut::<{ blocks::LEN }>().0 {
-                weights.copy_from_slice(&importance[column..][..blocks::LEN]);
-                column = if column + blocks::LEN == importance.len() { 0 } else { column + blocks::LEN };
-            }
+    tiles(values, out, blocks, |x, blocks| {
+        // A tile of small blocks may begin in one row and end in another.
+        for weights in weights.as_chunks_mut::<{ blocks::LEN }>().0.iter_mut().take(x.len() / blocks::LEN) {
+            weights.copy_from_slice(&importance[column..][..blocks::LEN]);
+            column = if column + blocks::LEN == importance.len() { 0 } else { column + blocks::LEN };
         }
         encode(x, &weights, blocks);
-    }
+    });
 }
 
 #[multiversion(targets("x86_64+avx2"))]
@@ -102,7 +110,11 @@ macro_rules! small {
     ($($name:ident)*) => {$(
         #[multiversion(targets("x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
-            tiles(values, importance, out, LANES, |x, w, out| blocks::$name(&blocks::Eight::new(x, w), out));
+            if importance.is_empty() {
+                tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, Alike), out));
+            } else {
+                weighed_tiles(values, importance, out, LANES, |x, w, out| blocks::$name(&blocks::eight(x, w), out));
+            }
         }
     )*};
 }
@@ -112,11 +124,15 @@ macro_rules! large {
     ($($name:ident)*) => {$(
         #[multiversion(targets("x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
-            tiles(values, importance, out, 1, |x, w, out| {
-                if let (Some(x), [block]) = (x.first_chunk(), out) {
-                    k::$name(x, w, block);
-                }
-            });
+            if importance.is_empty() {
+                each(values, out, |x, block| k::$name(x, Alike, block));
+            } else {
+                weighed_tiles(values, importance, out, 1, |x, w, out| {
+                    if let (Some(x), [block]) = (x.first_chunk(), out) {
+                        k::$name(x, w, block);
+                    }
+                });
+            }
         }
     )*};
 }

@@ -8,14 +8,15 @@ use half::f16;
 
 use super::fit::{self, Levels};
 use super::lanes::{F8, LANES, in_runs, side_by_side};
+use super::weights::{Source, Weights};
 
 /// Elements of a superblock.
 pub(super) const LEN: usize = 256;
 
 /// The groups of a superblock, SETS times eight of N numbers, with their weights.
-pub(super) struct Groups<const SETS: usize, const N: usize> {
+pub(super) struct Groups<const SETS: usize, const N: usize, W> {
     x: [[F8; N]; SETS],
-    w: [[F8; N]; SETS],
+    w: [W; SETS],
 }
 
 /// What is stored of a superblock of a format without minima.
@@ -43,25 +44,25 @@ pub(super) fn nearest_half(x: f32) -> f16 {
 
 /// A product of the levels with its errors.
 #[inline(always)]
-fn error_of<const N: usize>(x: &[F8; N], w: &[F8; N], scale: F8, levels: impl Levels) -> F8 {
+fn error_of<const N: usize>(x: &[F8; N], w: &impl Weights, scale: F8, levels: impl Levels) -> F8 {
     let inverse = scale.inverse();
     let mut error = F8::ZERO;
     for i in 0..N {
         let off = x[i] - scale * levels.nearest(x[i] * inverse);
-        error = error + w[i] * off * off;
+        error = error + w.at(i) * off * off;
     }
     error
 }
 
 #[inline(always)]
-fn error_with_minimum<const N: usize>(x: &[F8; N], w: &[F8; N], scale: F8, min: F8, top: f32) -> F8 {
+fn error_with_minimum<const N: usize>(x: &[F8; N], w: &impl Weights, scale: F8, min: F8, top: f32) -> F8 {
     let inverse = scale.inverse();
     let shift = min * inverse;
     let mut error = F8::ZERO;
     for i in 0..N {
         let q = (x[i] * inverse + shift).clamp(0.0, top).round();
         let off = x[i] + min - scale * q;
-        error = error + w[i] * off * off;
+        error = error + w.at(i) * off * off;
     }
     error
 }
@@ -75,18 +76,18 @@ pub(super) struct Effort {
     pub(super) turns: usize,
 }
 
-impl<const SETS: usize, const N: usize> Groups<SETS, N> {
-    /// 256 numbers and as many weights.
-    #[inline(always)]
-    pub(super) fn new(x: &[f32; LEN], w: &[f32; LEN]) -> Self {
-        let mut groups = Self { x: [[F8::ZERO; N]; SETS], w: [[F8::ZERO; N]; SETS] };
-        for set in 0..SETS {
-            groups.x[set] = side_by_side(&x[set * LANES * N..][..LANES * N]);
-            groups.w[set] = side_by_side(&w[set * LANES * N..][..LANES * N]);
-        }
-        groups
+/// 256 numbers and their weights.
+#[inline(always)]
+pub(super) fn groups<const SETS: usize, const N: usize, S: Source>(x: &[f32; LEN], w: S) -> Groups<SETS, N, S::Of<N>> {
+    let mut groups = Groups { x: [[F8::ZERO; N]; SETS], w: [w.eight(0); SETS] };
+    for set in 0..SETS {
+        groups.x[set] = side_by_side(&x[set * LANES * N..][..LANES * N]);
+        groups.w[set] = w.eight(set * LANES * N);
     }
+    groups
+}
 
+impl<const SETS: usize, const N: usize, W: Weights> Groups<SETS, N, W> {
     /// The best scales, integers from `-lowest` to `lowest - 1`. `index` numbers the levels from 0.
     #[inline(always)]
     pub(super) fn scaled(
@@ -159,7 +160,7 @@ impl<const SETS: usize, const N: usize> Groups<SETS, N> {
             let inverse = (F8::all(factor.to_f32()) * scales[set]).inverse();
             for i in 0..N {
                 let u = scales[set] * levels.nearest(self.x[set][i] * inverse);
-                let weighted = self.w[set][i] * u;
+                let weighted = self.w[set].at(i) * u;
                 xu = xu + weighted * self.x[set][i];
                 uu = uu + weighted * u;
             }
@@ -248,7 +249,7 @@ impl<const SETS: usize, const N: usize> Groups<SETS, N> {
             let v = pairs.minima[set];
             let shift = min_factor * v * inverse;
             for i in 0..N {
-                let (x, w) = (self.x[set][i], self.w[set][i]);
+                let (x, w) = (self.x[set][i], self.w[set].at(i));
                 let u = pairs.scales[set] * (x * inverse + shift).clamp(0.0, top).round();
                 uu = uu + w * u * u;
                 uv = uv + w * u * v;
