@@ -5,7 +5,7 @@ use half::f16;
 use super::fit::{self, Integers, Levels};
 use super::iq4::Iq4;
 use super::lanes::{F8, LANES, in_runs, side_by_side};
-use super::superblock::nearest_half;
+use super::superblock::{half_that_reaches, nearest_half};
 use super::weights::{Source, Weights};
 
 /// Elements of a block.
@@ -30,6 +30,10 @@ fn halves(values: F8) -> [f16; LANES] {
     values.0.map(nearest_half)
 }
 
+fn scales(values: F8) -> [f16; LANES] {
+    values.0.map(|scale| half_that_reaches(scale, 1.0))
+}
+
 fn floats(values: [f16; LANES]) -> F8 {
     F8(values.map(f16::to_f32))
 }
@@ -43,7 +47,7 @@ pub(super) fn eight<S: Source>(x: &[f32], w: S) -> Eight<S::Of<LEN>> {
 impl<W: Weights> Eight<W> {
     #[inline(always)]
     fn scaled(&self, levels: impl Levels, index: impl Fn(F8) -> F8, tops: &[f32], rounds: usize) -> Stored {
-        let scales = halves(fit::symmetric(&self.x, &self.w, levels, tops, rounds).scale);
+        let scales = scales(fit::symmetric(&self.x, &self.w, levels, tops, rounds).scale);
         let inverse = floats(scales).inverse();
         let mut q = [F8::ZERO; LEN];
         for i in 0..LEN {
@@ -55,7 +59,7 @@ impl<W: Weights> Eight<W> {
     #[inline(always)]
     fn with_low(&self, top: f32, spans: &[(f32, f32)], rounds: usize) -> Stored {
         let fit = fit::affine(&self.x, &self.w, top, spans, rounds, false);
-        let (scales, lows) = (halves(fit.scale), halves(fit.low));
+        let (scales, lows) = (scales(fit.scale), halves(fit.low));
         let (inverse, low) = (floats(scales).inverse(), floats(lows));
         let mut q = [F8::ZERO; LEN];
         for i in 0..LEN {
@@ -92,8 +96,8 @@ fn fifths(levels: &[u8; LEN]) -> [u8; 4] {
 
 #[inline(always)]
 pub(super) fn q4_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 18]]) {
-    const TOPS: [f32; 6] = [-8.0, -8.6, -7.4, -6.8, 7.2, 7.8];
-    let found = eight.scaled(Integers { low: -8.0, high: 7.0 }, |q| q + F8::all(8.0), &TOPS, 2);
+    const TOPS: [f32; 4] = [-8.0, -7.3, -8.6, 7.5];
+    let found = eight.scaled(Integers { low: -8.0, high: 7.0 }, |q| q + F8::all(8.0), &TOPS, 1);
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&found.scales[lane].to_le_bytes());
         nibbles(&found.levels[lane], &mut block[2..]);
@@ -111,8 +115,8 @@ pub(super) fn iq4_nl(eight: &Eight<impl Weights>, blocks: &mut [[u8; 18]]) {
 
 #[inline(always)]
 pub(super) fn q5_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 22]]) {
-    const TOPS: [f32; 6] = [-16.0, -16.5, -15.5, -15.0, 15.2, 15.6];
-    let found = eight.scaled(Integers { low: -16.0, high: 15.0 }, |q| q + F8::all(16.0), &TOPS, 2);
+    const TOPS: [f32; 4] = [-16.0, -15.4, -16.5, 15.4];
+    let found = eight.scaled(Integers { low: -16.0, high: 15.0 }, |q| q + F8::all(16.0), &TOPS, 1);
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&found.scales[lane].to_le_bytes());
         block[2..6].copy_from_slice(&fifths(&found.levels[lane]));
@@ -122,8 +126,8 @@ pub(super) fn q5_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 22]]) {
 
 #[inline(always)]
 pub(super) fn q4_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 20]]) {
-    const SPANS: [(f32, f32); 4] = [(0.0, 0.0), (0.3, 0.3), (0.0, 0.6), (0.6, 0.0)];
-    let found = eight.with_low(15.0, &SPANS, 2);
+    const SPANS: [(f32, f32); 2] = [(0.0, 0.0), (0.4, 0.4)];
+    let found = eight.with_low(15.0, &SPANS, 1);
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&found.scales[lane].to_le_bytes());
         block[2..4].copy_from_slice(&found.lows[lane].to_le_bytes());
@@ -133,8 +137,8 @@ pub(super) fn q4_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 20]]) {
 
 #[inline(always)]
 pub(super) fn q5_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 24]]) {
-    const SPANS: [(f32, f32); 4] = [(0.0, 0.0), (0.3, 0.3), (0.0, 0.6), (0.6, 0.0)];
-    let found = eight.with_low(31.0, &SPANS, 2);
+    const SPANS: [(f32, f32); 2] = [(0.0, 0.0), (0.4, 0.4)];
+    let found = eight.with_low(31.0, &SPANS, 1);
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&found.scales[lane].to_le_bytes());
         block[2..4].copy_from_slice(&found.lows[lane].to_le_bytes());
@@ -151,7 +155,7 @@ pub(super) fn q8_0(x: &[f32; LEN], block: &mut [u8; 34]) {
         peaks = peaks.max(F8(*run).abs());
     }
     let peak = peaks.0.into_iter().fold(0f32, |a, b| if b > a { b } else { a });
-    let scale = nearest_half(peak / 127.0);
+    let scale = half_that_reaches(peak, 127.0);
     let inverse = F8::all(scale.to_f32()).inverse();
     block[..2].copy_from_slice(&scale.to_le_bytes());
     for (bytes, run) in block[2..].as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {

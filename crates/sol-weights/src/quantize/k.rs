@@ -74,7 +74,7 @@ pub(super) fn q5_k(x: &[f32; LEN], w: impl Source, block: &mut [u8; 176]) {
 
 #[inline(always)]
 pub(super) fn q3_k(x: &[f32; LEN], w: impl Source, block: &mut [u8; 110]) {
-    const TOPS: [f32; 12] = [-4.4, -4.0, -3.7, -3.4, -3.1, -2.8, 2.5, 2.8, 3.1, 3.4, 3.7, 4.1];
+    const TOPS: [f32; 8] = [-4.3, -3.9, -3.5, -3.1, 2.7, 3.1, 3.5, 3.9];
     let levels = Integers { low: -4.0, high: 3.0 };
     let Scaled { factor, scales, levels, .. } =
         groups::<2, 16, _>(x, w).scaled(levels, |q| q + F8::all(4.0), &TOPS, 32.0, Effort { rounds: 2, turns: 3 });

@@ -42,7 +42,14 @@ pub(super) fn nearest_half(x: f32) -> f16 {
     f16::from_f32(x.clamp(-65504.0, 65504.0))
 }
 
-/// A product of the levels with its errors.
+/// The half of which `most` steps reach `peak`: where steps of halves are so coarse that the nearest does not by a percent, the next.
+pub(super) fn half_that_reaches(peak: f32, most: f32) -> f16 {
+    let nearest = nearest_half(peak / most);
+    let short = nearest.to_f32().abs() * most.abs() < 0.99 * peak.abs();
+    if short && nearest.to_bits() & 0x7FFF < f16::MAX.to_bits() { f16::from_bits(nearest.to_bits() + 1) } else { nearest }
+}
+
+/// The squared errors of a group's nearest levels.
 #[inline(always)]
 fn error_of<const N: usize>(x: &[F8; N], w: &impl Weights, scale: F8, levels: impl Levels) -> F8 {
     let inverse = scale.inverse();
@@ -106,7 +113,7 @@ impl<const SETS: usize, const N: usize, W: Weights> Groups<SETS, N, W> {
                 peak = if scale.abs() > peak.abs() { scale } else { peak };
             }
         }
-        let mut best = self.with_factor(nearest_half(-peak / lowest), &fits, levels, lowest);
+        let mut best = self.with_factor(half_that_reaches(peak, -lowest), &fits, levels, lowest);
         for _ in 0..effort.turns {
             let refined = self.refit(&best.1, levels, best.0);
             let next = self.with_factor(refined, &fits, levels, lowest);
@@ -181,7 +188,7 @@ impl<const SETS: usize, const N: usize, W: Weights> Groups<SETS, N, W> {
             deepest = deepest.max(fits[set].1);
         }
         let largest = |lanes: F8| lanes.0.into_iter().fold(0f32, f32::max);
-        let factors = (nearest_half(largest(peak) / most), nearest_half(largest(deepest) / most));
+        let factors = (half_that_reaches(largest(peak), most), half_that_reaches(largest(deepest), most));
         let mut best = self.with_factors(factors, &fits, top, most);
         for _ in 0..effort.turns {
             let next = self.with_factors(self.refit_both(&best, top), &fits, top, most);

@@ -118,8 +118,8 @@ fn rows_that_are_all_alike_keep_their_value() {
     for value in [0.0, 1.0, -0.37, 1e-3] {
         for dtype in ALL {
             let back = there_and_back(dtype, &[value; 512], &[]);
-            // Q2_K has four bits for scales, but the largest scale is exact.
-            assert!(back.iter().all(|x| (x - value).abs() <= 0.002 * value.abs()), "{dtype} {value}: {}", back[0]);
+            // Halves of a sixty-third of a thousandth are coarse.
+            assert!(back.iter().all(|x| (x - value).abs() <= 0.004 * value.abs()), "{dtype} {value}: {}", back[0]);
         }
     }
 }
@@ -127,12 +127,12 @@ fn rows_that_are_all_alike_keep_their_value() {
 /// Down to where scales vanish in half precision, and up to where they have no more.
 #[test]
 fn numbers_of_any_size_are_encoded() {
-    for (scale, most) in [(1e-3, 1.0), (1e-5, 1.3), (1e3, 1.0)] {
+    for scale in [1e-3, 1e-5, 1e3] {
         let values: Vec<f32> = numbers(1 << 12, false).iter().map(|x| x * scale).collect();
         for dtype in ALL {
-            let (found, usual) = (error(&values, &there_and_back(dtype, &values, &[])), LLAMA_CPP.iter().find(|l| l.0 == dtype));
-            // Where the numbers are as small as the steps of half precision, less is lost by all than everything.
-            let bound = if scale < 1e-4 { 0.5 } else { usual.unwrap().1 * 1.5 * most };
+            let found = error(&values, &there_and_back(dtype, &values, &[]));
+            // Where the steps of half precision are as large as the numbers, most is lost.
+            let bound = if scale < 1e-4 { 0.5 } else { 1.5 * LLAMA_CPP.iter().find(|known| known.0 == dtype).unwrap().1 };
             assert!(found < bound, "{dtype} {scale:e}: {found}");
         }
     }
@@ -184,13 +184,21 @@ proptest! {
         }
     }
 
-    /// What a format can hold comes back nearly as it was.
+    /// What a format can hold comes back nearly as it was, where the first and last of its levels are in use.
     #[test]
     fn what_was_decoded_is_encoded_again(bytes in vec(any::<u8>(), 8 * 34)) {
         for dtype in [DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1] {
             let mut bytes = bytes[..8 * dtype.block_bytes()].to_vec();
             for block in bytes.chunks_mut(dtype.block_bytes()) {
                 block[..2].copy_from_slice(&half::f16::from_f32(0.25).to_le_bytes());
+                let quants = block.len() - 16;
+                match dtype {
+                    DType::Q8_0 => block[2..].iter_mut().for_each(|q| *q = (*q).max(0x81)),
+                    DType::Q5_0 => (block[2], block[4]) = (block[2] & 0xFE, block[4] | 1),
+                    DType::Q5_1 => (block[4], block[6]) = (block[4] & 0xFE, block[6] | 1),
+                    _ => {}
+                }
+                if dtype == DType::Q8_0 { block[2] = 0x7F } else { block[quants] = 0xF0 }
                 if matches!(dtype, DType::Q4_1 | DType::Q5_1) {
                     block[2..4].copy_from_slice(&half::f16::from_f32(-1.5).to_le_bytes());
                 }

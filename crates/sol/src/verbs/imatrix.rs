@@ -57,7 +57,10 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let path = args.run.model.resolve(output)?;
     let checkpoint = Checkpoint::open(&path)?;
     if checkpoint.format() != Format::Gguf {
-        bail!("{0}: importance matrices are made of GGUF files, whose names they use: sol convert -m {0} makes one", path.display());
+        bail!(
+            "{0}: importance matrices are made of GGUF files, whose names they use: sol convert -m {0} makes one",
+            path.display()
+        );
     }
     if options.context.is_none() {
         options.context = Some(CHUNK.min(sol_model::describe(&checkpoint)?.spec.context));

@@ -9,6 +9,7 @@ mod logits;
 mod machine;
 mod models;
 mod perplexity;
+mod quantize;
 mod run;
 mod support;
 mod synth;
