@@ -126,7 +126,7 @@ pub(super) fn q5_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 22]]) {
 
 #[inline(always)]
 pub(super) fn q4_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 20]]) {
-    const SPANS: [(f32, f32); 2] = [(0.0, 0.0), (0.4, 0.4)];
+    const SPANS: [(f32, f32); 4] = [(0.0, 0.0), (0.3, 0.3), (0.0, 0.6), (0.6, 0.0)];
     let found = eight.with_low(15.0, &SPANS, 1);
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&found.scales[lane].to_le_bytes());
@@ -137,7 +137,7 @@ pub(super) fn q4_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 20]]) {
 
 #[inline(always)]
 pub(super) fn q5_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 24]]) {
-    const SPANS: [(f32, f32); 2] = [(0.0, 0.0), (0.4, 0.4)];
+    const SPANS: [(f32, f32); 4] = [(0.0, 0.0), (0.3, 0.3), (0.0, 0.6), (0.6, 0.0)];
     let found = eight.with_low(31.0, &SPANS, 1);
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&found.scales[lane].to_le_bytes());
@@ -159,9 +159,6 @@ pub(super) fn q8_0(x: &[f32; LEN], block: &mut [u8; 34]) {
     let inverse = F8::all(scale.to_f32()).inverse();
     block[..2].copy_from_slice(&scale.to_le_bytes());
     for (bytes, run) in block[2..].as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {
-        let q = (F8(*run) * inverse).clamp(-127.0, 127.0).round();
-        for i in 0..LANES {
-            bytes[i] = (q.0[i] as i32 as i8).cast_unsigned();
-        }
+        *bytes = (F8(*run) * inverse).clamp(-127.0, 127.0).bytes();
     }
 }

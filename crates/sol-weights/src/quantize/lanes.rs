@@ -6,6 +6,9 @@ use std::ops::{Add, Div, Mul, Sub};
 /// Lanes of a vector.
 pub(super) const LANES: usize = 8;
 
+/// 3 * 2^22: what is added to it loses its fraction, and the low bits of the sum are those of the integer.
+const NO_FRACTION: f32 = 12_582_912.0;
+
 /// A number in each lane.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(align(32))]
@@ -19,11 +22,21 @@ impl F8 {
         Self([value; LANES])
     }
 
-    /// To the nearest integer, ties to even; for magnitudes below 2^22. (The sum has no bits left for a fraction.)
+    /// To the nearest integer, ties to even; for magnitudes below 2^22.
     #[inline(always)]
     pub(super) fn round(self) -> Self {
-        const MAGIC: f32 = 12_582_912.0;
-        self + Self::all(MAGIC) - Self::all(MAGIC)
+        self + Self::all(NO_FRACTION) - Self::all(NO_FRACTION)
+    }
+
+    /// The low bytes of the nearest integers, negative ones in two's complement.
+    #[inline(always)]
+    pub(super) fn bytes(self) -> [u8; LANES] {
+        let shifted = self + Self::all(NO_FRACTION);
+        let mut out = [0; LANES];
+        for i in 0..LANES {
+            out[i] = shifted.0[i].to_bits() as u8;
+        }
+        out
     }
 
     #[inline(always)]
@@ -128,12 +141,16 @@ pub(super) fn side_by_side<const N: usize>(values: &[f32]) -> [F8; N] {
     out
 }
 
-/// The integers of [`side_by_side`] back in runs.
+/// The integers of [`side_by_side`] back in runs, as bytes.
 #[inline(always)]
 pub(super) fn in_runs<const N: usize>(values: &[F8; N], out: &mut [u8]) {
+    let mut bytes = [[0; LANES]; N];
+    for i in 0..N {
+        bytes[i] = values[i].bytes();
+    }
     for (lane, run) in out.as_chunks_mut::<N>().0.iter_mut().take(LANES).enumerate() {
         for i in 0..N {
-            run[i] = values[i].0[lane] as i32 as u8;
+            run[i] = bytes[i][lane];
         }
     }
 }
