@@ -5,6 +5,9 @@
 //! formats want them. All of it is plain arithmetic on `lanes`, without fused or reordered operations: the bytes are the same
 //! on every machine.
 
+// Loops over lanes and elements index several arrays together.
+#![allow(clippy::needless_range_loop)]
+
 mod blocks;
 mod fit;
 mod iq4;
