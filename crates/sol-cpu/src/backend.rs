@@ -1,10 +1,11 @@
 //! [`Cpu`]: the [`Backend`] of this crate.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sol_compute::{
     Activation, Attention, Backend, Batch, CacheShape, ComputeError, Experts, Linear, MatrixData, Norm, RopeTable,
 };
+use sol_weights::Bytes;
 
 use crate::attention::{AttentionScratch, attend};
 use crate::cache::Cache;
@@ -14,12 +15,16 @@ use crate::ops;
 use crate::pool::Pool;
 use crate::tensor::Tensor;
 
+/// Sees what matrices are multiplied with: the bytes of a matrix, which lie in its file's mapping, and the rows of its input.
+pub type Observer = dyn Fn(&Bytes, &[f32]) + Send + Sync;
+
 /// A CPU with a fixed number of threads.
 pub struct Cpu {
     pool: Pool,
     products: Mutex<Scratch>,
     attention: Mutex<AttentionScratch>,
     experts: Mutex<Option<ExpertScratch>>,
+    observer: Mutex<Option<Arc<Observer>>>,
 }
 
 impl Cpu {
@@ -32,6 +37,7 @@ impl Cpu {
             products: Mutex::new(Scratch::new()),
             attention: Mutex::new(AttentionScratch::new(pool.threads())),
             experts: Mutex::new(None),
+            observer: Mutex::new(None),
             pool,
         })
     }
@@ -39,6 +45,11 @@ impl Cpu {
     /// Threads that work, the caller's among them.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// From here on every product is shown to `observer` before it is computed; `None`: to nobody, as at first.
+    pub fn observe(&self, observer: Option<Arc<Observer>>) {
+        *lock(&self.observer) = observer;
     }
 
     /// What the user should know: why it is slower than it could be.
@@ -116,6 +127,9 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, x: &Tensor, parts: &mut [(&Linear<Self>, &mut Tensor)]) {
+        if let Some(observer) = &*lock(&self.observer) {
+            parts.iter().for_each(|(linear, _)| observer(linear.weight.bytes(), x.live()));
+        }
         let (rows, mut scratch) = (x.rows(), lock(&self.products));
         let mut run = |parts: &mut [Part<'_>]| linear(&self.pool, &mut scratch, x.live(), rows, parts);
         // Products of one input run together; three (q, k and v) is the most a decoder has.

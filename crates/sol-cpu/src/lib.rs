@@ -19,6 +19,6 @@ mod shared;
 mod tensor;
 mod tile;
 
-pub use backend::Cpu;
+pub use backend::{Cpu, Observer};
 pub use cache::Cache;
 pub use tensor::Tensor;

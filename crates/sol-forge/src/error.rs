@@ -27,6 +27,47 @@ pub enum Error {
     /// No weights of this type can be made.
     #[error("random weights of type {0} can not be made")]
     Type(DType),
+    /// Only GGUF files are quantised.
+    #[error("{}: only GGUF files are quantised; make one of it first: sol convert -m {} -o model.gguf", path.display(), path.display())]
+    NotGguf {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// Floats are needed.
+    #[error("{}: `{tensor}` is quantised already ({dtype}); quantising needs F32, F16, BF16 or Q8_0 weights, as errors add up", path.display())]
+    Quantised {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Its type.
+        dtype: DType,
+    },
+    /// A number that nothing can be made of.
+    #[error("{}: `{tensor}` has {value} in row {row}, column {column}: the checkpoint is damaged", path.display())]
+    NotFinite {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The number.
+        value: f32,
+    },
+    /// The importance matrix is none, or that of another model.
+    #[error("{}: {problem}", path.display())]
+    Importance {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A thread ended before its work did.
+    #[error("a thread failed; nothing was written")]
+    Thread,
     /// The caller wanted it to stop.
     #[error("interrupted; nothing was written")]
     Interrupted,

@@ -4,6 +4,7 @@
 //!   the weights can not be had on.
 //! - [`upscale`] makes a deeper model from the layers of a base; [`lineage`](mod@lineage) finds out whether one was made so.
 //! - [`convert`] writes a Hugging Face directory as a GGUF file and the other way round, with LoRA adapters merged on the way.
+//! - [`quantize`] writes a GGUF checkpoint in fewer bits.
 //! - [`Types`] says which block format each matrix of a quantised checkpoint has.
 //!
 //! Everything is streamed: a checkpoint may be larger than memory. This crate runs no model.
@@ -11,6 +12,7 @@
 pub mod convert;
 mod error;
 pub mod lineage;
+pub mod quantize;
 pub mod synth;
 mod types;
 pub mod upscale;

@@ -15,14 +15,20 @@ pub enum Types {
     Mixed(Mixture),
 }
 
-/// llama.cpp's mixtures of K formats, small (`S`) and medium (`M`).
+/// llama.cpp's mixtures: of K formats small (`S`), medium (`M`) and large (`L`), and what its files of one type are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the mixtures")]
 pub enum Mixture {
+    Q2K,
+    Q3KS,
+    Q3KM,
+    Q3KL,
     Q4KS,
     Q4KM,
     Q5KS,
     Q5KM,
+    /// One type but for the head and, in some types, a few matrices.
+    Mostly(DType),
 }
 
 /// What the choice depends on.
@@ -38,10 +44,14 @@ pub struct Matrix {
     pub cols: usize,
     /// Query heads that share a head of values.
     pub heads_per_value: usize,
+    /// Experts of a layer, 0 where there are none.
+    pub experts: usize,
+    /// Whether it is known which columns matter (an importance matrix).
+    pub weighed: bool,
 }
 
 /// Name, types, and the number of `general.file_type`.
-const KNOWN: [(&str, Types, u32); 19] = [
+const KNOWN: [(&str, Types, u32); 22] = [
     ("f32", Types::All(DType::F32), 0),
     ("f16", Types::All(DType::F16), 1),
     ("bf16", Types::All(DType::BF16), 32),
@@ -57,6 +67,9 @@ const KNOWN: [(&str, Types, u32); 19] = [
     ("q4_k", Types::All(DType::Q4K), 14),
     ("q5_k", Types::All(DType::Q5K), 16),
     ("q6_k", Types::All(DType::Q6K), 18),
+    ("q3_k_s", Types::Mixed(Mixture::Q3KS), 11),
+    ("q3_k_m", Types::Mixed(Mixture::Q3KM), 12),
+    ("q3_k_l", Types::Mixed(Mixture::Q3KL), 13),
     ("q4_k_s", Types::Mixed(Mixture::Q4KS), 14),
     ("q4_k_m", Types::Mixed(Mixture::Q4KM), 15),
     ("q5_k_s", Types::Mixed(Mixture::Q5KS), 16),
@@ -74,6 +87,19 @@ impl Types {
         KNOWN.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name)).map(|(_, types, _)| *types)
     }
 
+    /// The types that `llama-quantize` means by a name: where that is a block format's, the head (and here and there a matrix)
+    /// has another; `q3_k`, `q4_k` and `q5_k` are the medium mixtures.
+    pub fn mostly(name: &str) -> Option<Self> {
+        Some(match Self::named(name)? {
+            Self::All(DType::Q2K) => Self::Mixed(Mixture::Q2K),
+            Self::All(DType::Q3K) => Self::Mixed(Mixture::Q3KM),
+            Self::All(DType::Q4K) => Self::Mixed(Mixture::Q4KM),
+            Self::All(DType::Q5K) => Self::Mixed(Mixture::Q5KM),
+            Self::All(dtype) if dtype.is_quantized() => Self::Mixed(Mixture::Mostly(dtype)),
+            other => other,
+        })
+    }
+
     /// Their name.
     pub fn name(self) -> &'static str {
         self.known().0
@@ -85,6 +111,11 @@ impl Types {
     }
 
     fn known(self) -> (&'static str, u32) {
+        match self {
+            Self::Mixed(Mixture::Q2K) => return Self::All(DType::Q2K).known(),
+            Self::Mixed(Mixture::Mostly(dtype)) => return Self::All(dtype).known(),
+            _ => {}
+        }
         // A type of the caller's own has no name; 1024 is how GGUF says "guessed from the tensors".
         KNOWN.iter().find(|(_, types, _)| *types == self).map_or(("mixed", 1024), |(name, _, number)| (*name, *number))
     }
@@ -102,26 +133,68 @@ impl Types {
 }
 
 impl Mixture {
+    /// The type of most matrices.
+    fn base(self) -> DType {
+        match self {
+            Self::Q2K => DType::Q2K,
+            Self::Q3KS | Self::Q3KM | Self::Q3KL => DType::Q3K,
+            Self::Q4KS | Self::Q4KM => DType::Q4K,
+            Self::Q5KS | Self::Q5KM => DType::Q5K,
+            Self::Mostly(dtype) => dtype,
+        }
+    }
+
     fn of(self, matrix: Matrix) -> DType {
-        let Matrix { role, layer, layers, .. } = matrix;
-        let (most, medium) = match self {
-            Self::Q4KS => (DType::Q4K, false),
-            Self::Q4KM => (DType::Q4K, true),
-            Self::Q5KS => (DType::Q5K, false),
-            Self::Q5KM => (DType::Q5K, true),
-        };
+        let Matrix { role, layer, layers, heads_per_value, experts, weighed, .. } = matrix;
+        let base = self.base();
         // Errors of the first and last layers do most harm; of those between every third is spared too.
         let first = layer < layers / 8;
         let spared = first || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
+        let uneven = matches!(self, Self::Mostly(DType::IQ4NL | DType::IQ4XS));
         match role {
+            Role::Head if base == DType::Q8_0 => DType::Q8_0,
             Role::Head => DType::Q6K,
-            Role::Value | Role::FusedQkv if medium && spared => DType::Q6K,
-            Role::Value | Role::FusedQkv if self == Self::Q4KS && layer < 4 => DType::Q5K,
-            // Llama's 70B: where so few values serve so many heads, more bits for them cost next to nothing.
-            Role::Value if most == DType::Q4K && layers == 80 && matrix.heads_per_value > 1 => DType::Q5K,
-            Role::Down if medium && spared => DType::Q6K,
-            Role::Down if self == Self::Q4KS && first => DType::Q5K,
-            _ => most,
+            Role::Value | Role::FusedQkv | Role::Key if experts == 8 => DType::Q8_0,
+            Role::Value | Role::FusedQkv => {
+                let dtype = match self {
+                    Self::Q2K if heads_per_value >= 4 => DType::Q4K,
+                    Self::Q2K => DType::Q3K,
+                    Self::Q3KM if layer < 2 => DType::Q5K,
+                    Self::Q3KM => DType::Q4K,
+                    Self::Q3KL => DType::Q5K,
+                    Self::Q4KM | Self::Q5KM if spared => DType::Q6K,
+                    Self::Q4KS if layer < 4 => DType::Q5K,
+                    _ if uneven && heads_per_value >= 4 => DType::Q5K,
+                    _ => base,
+                };
+                // Llama's 70B: where so few values serve so many heads, more bits for them cost next to nothing.
+                let few = layers == 80 && heads_per_value > 1 && role == Role::Value;
+                if few && matches!(dtype, DType::Q3K | DType::Q4K) { DType::Q5K } else { dtype }
+            }
+            Role::Down | Role::ExpertDown => match self {
+                Self::Q2K => DType::Q3K,
+                Self::Q3KM if layer < layers / 16 => DType::Q5K,
+                Self::Q3KM => DType::Q4K,
+                Self::Q3KL => DType::Q5K,
+                Self::Q4KM | Self::Q5KM if spared => DType::Q6K,
+                Self::Q4KS if first => DType::Q5K,
+                _ if uneven && first && !weighed => DType::Q5K,
+                Self::Mostly(DType::Q4_0) if first && weighed => DType::Q4_1,
+                Self::Mostly(DType::Q5_0) if first && weighed => DType::Q5_1,
+                _ => base,
+            },
+            Role::AttentionOutput if experts == 8 => match self {
+                Self::Q3KL | Self::Q5KS | Self::Q5KM => base,
+                Self::Mostly(_) if !uneven => base,
+                _ => DType::Q5K,
+            },
+            Role::AttentionOutput => match self {
+                Self::Q2K => DType::Q3K,
+                Self::Q3KM => DType::Q4K,
+                Self::Q3KL => DType::Q5K,
+                _ => base,
+            },
+            _ => base,
         }
     }
 }
@@ -148,7 +221,7 @@ mod tests {
     use super::*;
 
     fn matrix(role: Role, layer: usize, layers: usize) -> Matrix {
-        Matrix { role, layer, layers, cols: 5120, heads_per_value: 4 }
+        Matrix { role, layer, layers, cols: 5120, heads_per_value: 4, experts: 0, weighed: false }
     }
 
     /// The layers whose matrix is of a type.

@@ -213,7 +213,7 @@ fn q6_k(block: &[u8; 210], y: &mut [f32; 256]) {
 }
 
 /// The sixteen levels of IQ4_NL and IQ4_XS.
-const IQ4_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const IQ4_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 fn iq4_level(index: u8) -> f32 {
     f32::from(IQ4_LEVELS[usize::from(index)])

@@ -108,7 +108,10 @@ pub enum Error {
     /// [`crate::dequantize`] was given a format without a decoder.
     #[error("{0} has no decoder to floats")]
     NoDecoder(DType),
-    /// The lengths given to [`crate::dequantize`] or [`crate::safetensors::write`] do not agree.
+    /// [`crate::quantize`] was given a format without an encoder.
+    #[error("{0} has no encoder from floats")]
+    NoEncoder(DType),
+    /// The lengths given to [`crate::dequantize`], [`crate::quantize`] or [`crate::safetensors::write`] do not agree.
     #[error("{elements} elements of {dtype} do not take {bytes} bytes")]
     Length {
         /// The storage format.

@@ -3,7 +3,7 @@
 //! - [`Checkpoint`] opens a file or a directory and lists its [`Tensor`]s and [`Metadata`]. Only headers are read: opening
 //!   44 GB takes milliseconds and no heap in proportion to the data.
 //! - [`DType`] names the element and block formats and their sizes; [`dequantize`] decodes any of them, bit for bit as the
-//!   `gguf` Python package does.
+//!   `gguf` Python package does; [`quantize`] encodes floats in any of them, with the least squared error that it finds.
 //! - [`gguf`] and [`safetensors`] are the two file formats; [`safetensors::Writer`] and [`gguf::Writer`] write
 //!   a file as its tensors come, whole or not at all.
 //! - [`Bytes`] is a cheap view of a mapped file or of owned memory.
@@ -25,6 +25,7 @@ pub mod gguf;
 mod guard;
 mod hf;
 mod mapping;
+mod quantize;
 pub mod safetensors;
 mod tensor;
 mod unfinished;
@@ -35,6 +36,7 @@ pub use dequantize::dequantize;
 pub use dtype::DType;
 pub use error::Error;
 pub use hf::HfMetadata;
+pub use quantize::quantize;
 pub use tensor::Tensor;
 pub use unfinished::free_space;
 

@@ -51,6 +51,10 @@ enum Verb {
     Perplexity(verbs::perplexity::Args),
     /// A checkpoint in the other format: Hugging Face to GGUF or back, LoRA adapters merged on the way
     Convert(verbs::convert::Args),
+    /// Which columns of a model's matrices matter on a text, for quantize
+    Imatrix(verbs::imatrix::Args),
+    /// A checkpoint in fewer bits, as llama-quantize's types
+    Quantize(verbs::quantize::Args),
     /// A checkpoint with the shapes of a published model and random weights, to measure with
     Synth(verbs::synth::Args),
     /// A deeper model from the layers of a base
@@ -79,6 +83,8 @@ fn main() -> ExitCode {
         Verb::Tokenize(args) => verbs::tokenize::run(args, output),
         Verb::Perplexity(args) => verbs::perplexity::run(args, output),
         Verb::Convert(args) => verbs::convert::run(args, output),
+        Verb::Imatrix(args) => verbs::imatrix::run(args, output),
+        Verb::Quantize(args) => verbs::quantize::run(args, output),
         Verb::Synth(args) => verbs::synth::run(args, output),
         Verb::Upscale(args) => verbs::upscale::run(*args, output),
         Verb::Lineage(args) => verbs::lineage::run(args, output),

@@ -83,6 +83,11 @@ impl Matrix {
         self.dtype
     }
 
+    /// Its bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// Decodes one row, as an embedding table is read.
     ///
     /// # Panics

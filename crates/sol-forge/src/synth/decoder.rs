@@ -151,7 +151,8 @@ impl Decoder {
 
     fn matrix(&self, name: &str, role: Role, layer: usize, shape: [usize; 2], deviation: f32) -> Filled {
         let heads_per_value = self.shape.heads / self.shape.kv_heads;
-        let dtype = self.types.of(Matrix { role, layer, layers: self.layers, cols: shape[1], heads_per_value });
+        let (layers, cols) = (self.layers, shape[1]);
+        let dtype = self.types.of(Matrix { role, layer, layers, cols, heads_per_value, experts: 0, weighed: false });
         Filled { info: info(name, dtype, &shape), content: Content::Random(deviation) }
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
     /// Types of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, iq4_xs, q2_k to q6_k, or one of
-    /// llama.cpp's mixtures q4_k_s, q4_k_m, q5_k_s, q5_k_m
+    /// llama.cpp's mixtures q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m
     #[arg(long = "type", value_name = "TYPE", default_value = "q4_k_m", value_parser = types)]
     types: Types,
     /// Other weights for another number
@@ -66,7 +66,8 @@ fn published(name: &str) -> Result<&'static Published, String> {
     Published::named(name).ok_or_else(|| unknown(name, PUBLISHED.iter().map(|model| model.name)))
 }
 
-fn types(name: &str) -> Result<Types, String> {
+/// The types of a name, or what might have been meant.
+pub(crate) fn types(name: &str) -> Result<Types, String> {
     Types::named(name).ok_or_else(|| unknown(name, Types::names()))
 }
 

@@ -10,6 +10,7 @@ mod logits;
 mod machine;
 mod models;
 mod perplexity;
+mod quantize;
 mod run;
 #[cfg(unix)]
 mod serve;

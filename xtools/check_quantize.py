@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Compares `sol quantize` with llama.cpp's quantiser: types of all tensors, squared errors, speed and perplexity.
+
+    pip install gguf==0.19.0 numpy==2.4.6 typing_extensions==4.16.0
+    python xtools/check_quantize.py --sol SOL --bindings SITE-PACKAGES/llama_cpp [--types q4_0,q4_k_m] [--text FILE] [--help]
+
+The default model's weights are taken to 32 bits, and moved at random within their stored steps, lest some formats' levels be
+theirs. K types and IQ4_XS have blocks of 256 columns, which few of its matrices fill: for them it is made wider with zeros
+(as in check_accuracy.py). Both quantisers then write the file in every type; the gguf package decodes it. MSE is the mean over
+tensors of llama.cpp's squared error over ours: above 1, ours is the smaller; the worst tensor is given too. Times are the
+user's and the system's seconds (a busy machine says little by the clock) of the fastest of --runs. Perplexity is measured by
+`sol perplexity` for both, with the same text.
+
+With --imatrix FILE (of `sol imatrix`) both quantise with it, and errors are weighted by its columns.
+"""
+
+import argparse
+import ctypes
+import importlib.metadata
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+import check_accuracy
+
+PURE = "q8_0 q4_0 q4_1 q5_0 q5_1 iq4_nl q2_k q3_k_s q4_k_s q5_k_s q6_k iq4_xs".split()
+MIXED = "q2_k q3_k_s q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs q4_0 q5_0 q8_0".split()
+NARROW = "q8_0 q4_0 q4_1 q5_0 q5_1 iq4_nl".split()
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        llama(*json.loads(sys.argv[2]))
+        return
+    for package, version in check_accuracy.PINNED.items():
+        if importlib.metadata.version(package) != version:
+            raise SystemExit(f"figures are quoted for {package} {version}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--types", default=",".join(PURE), help="each alone in the file (llama-quantize --pure)")
+    add("--mixes", default="", help="as the names mean; `all` for all")
+    add("--sol", default=check_accuracy.ROOT / "target/release/sol")
+    add("--bindings", type=Path, required=True, help="the folder llama_cpp of llama-cpp-python")
+    add("--model", help="a GGUF of architecture llama with tied embeddings; default: the default model")
+    add("--text", type=Path, default=Path("/usr/share/common-licenses/GPL-3"))
+    add("--chunks", type=int, default=16, help="of 512 tokens; 0: no perplexity")
+    add("--threads", type=int, default=os.cpu_count())
+    add("--runs", type=int, default=3)
+    add("--imatrix", type=Path)
+    add("--work", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.work) as work:
+        run(options, Path(work))
+
+
+def run(options, work: Path) -> None:
+    model = options.model or subprocess.run([options.sol, "pull", "smollm2"], check=True, capture_output=True, text=True).stdout.split("\n")[-2]
+    mixes = MIXED if options.mixes == "all" else options.mixes.split(",") if options.mixes else []
+    jobs = [(name, True) for name in options.types.split(",") if name] + [(name, False) for name in mixes]
+    print("| type | error %: sol | llama.cpp | MSE, llama.cpp / sol | worst tensor | seconds: sol | llama.cpp | PPL: sol | llama.cpp |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, pure in jobs:
+        wide = name not in NARROW
+        source = work / f"{'wide' if wide else 'narrow'}.gguf"
+        if not source.exists():
+            make_source(model, source, wide)
+            if options.chunks:
+                print(f"| {source.stem} source, f32 | | | | | | | {perplexity(options, source)} | |", flush=True)
+        ours, theirs = work / "sol.gguf", work / "llama.gguf"
+        weights = ["--imatrix", options.imatrix] if options.imatrix else []
+        command = [options.sol, "quantize", "-q", "-m", source, "-o", ours, name.removesuffix("_s") if pure else name,
+                   "--force", "-t", options.threads, *weights, *(["--pure"] if pure else [])]
+        child = json.dumps([str(options.bindings), str(source), str(theirs), name, pure, options.threads, str(options.imatrix or "")])
+        seconds = fastest(options.runs, command), fastest(options.runs, [sys.executable, __file__, "--child", child])
+        found = compare(source, ours, theirs, options.imatrix)
+        ppl = [perplexity(options, path) if options.chunks else "" for path in (ours, theirs)]
+        title = f"{name}, alone" if pure else name
+        print(f"| {title} | {found} | {seconds[0]:.2f} | {seconds[1]:.2f} | {ppl[0]} | {ppl[1]} |", flush=True)
+
+
+def make_source(model: str, out: Path, wide: bool) -> None:
+    plain = out.with_suffix(".plain")
+    check_accuracy.dequantise(model, str(plain), wide, None)
+    rng = np.random.default_rng(0)
+    with open(plain, "r+b") as file:
+        for tensor in gguf.GGUFReader(plain).tensors:
+            if len(tensor.shape) < 2:
+                continue
+            x = np.array(tensor.data)
+            blocks = x.reshape(-1, 32)
+            step = (blocks.max(1, keepdims=True) - blocks.min(1, keepdims=True)) / 15
+            blocks += np.where(blocks != 0, step, 0) * (rng.random(blocks.shape, np.float32) - 0.5)
+            file.seek(tensor.data_offset)
+            file.write(x.tobytes())
+    plain.rename(out)
+
+
+def fastest(runs: int, command: list) -> float:
+    best = float("inf")
+    for _ in range(runs):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        if result.returncode:
+            raise SystemExit(result.stderr[-4000:])
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        # What Python and its libraries take to begin is not llama.cpp's.
+        best = min(best, used - json.loads(result.stdout).get("startup", 0) if "startup" in result.stdout else used)
+    return best
+
+
+def compare(source: Path, ours: Path, theirs: Path, imatrix: Path | None) -> str:
+    files = [{t.name: t for t in gguf.GGUFReader(path).tensors} for path in (source, ours, theirs)]
+    sums = {t.name: t.data for t in gguf.GGUFReader(imatrix).tensors} if imatrix else {}
+    ratios, errors = {}, np.zeros(3)
+    for name, tensor in files[0].items():
+        kinds = [f[name].tensor_type for f in files[1:]]
+        if kinds[0] != kinds[1]:
+            raise SystemExit(f"{name} is {kinds[0].name} in ours and {kinds[1].name} in llama.cpp's")
+        if kinds[0] == tensor.tensor_type:
+            continue
+        x = np.asarray(tensor.data, np.float32)
+        weight = sums.get(f"{name}.in_sum2", np.ones(1, np.float32)).astype(np.float64).reshape(-1)
+        square = (x.astype(np.float64) ** 2 * weight).sum()
+        each = [((gguf.dequantize(f[name].data, k) - x).astype(np.float64) ** 2 * weight).sum() for f, k in zip(files[1:], kinds)]
+        errors += np.array([*each, square]) / (square or 1)
+        if each[0]:
+            ratios[name] = each[1] / each[0]
+    worst = min(ratios, key=ratios.get)
+    percent = 100 * np.sqrt(errors[:2] / errors[2])
+    mean = np.mean(list(ratios.values()))
+    return f"{percent[0]:.3f} | {percent[1]:.3f} | {mean:.3f} | {ratios[worst]:.3f} {worst.removesuffix('.weight')}"
+
+
+def perplexity(options, model: Path) -> str:
+    command = [options.sol, "perplexity", "-q", "--json", "-m", model, "-f", options.text, "--chunks", options.chunks]
+    result = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
+    return f"{result['perplexity']:.4f}"
+
+
+def llama(bindings: str, source: str, out: str, name: str, pure: bool, threads: int, imatrix: str) -> None:
+    package = types.ModuleType("llama_cpp")  # Without its __init__, which wants more packages.
+    package.__path__ = [bindings]
+    sys.modules["llama_cpp"] = package
+    import llama_cpp.llama_cpp as api
+
+    params = api.llama_model_quantize_default_params()
+    params.ftype = getattr(api, f"LLAMA_FTYPE_MOSTLY_{name.upper()}")
+    params.nthread, params.pure = threads, pure
+    keep = []
+    if imatrix:
+        tensors = {t.name: t.data for t in gguf.GGUFReader(imatrix).tensors}
+        names = [n.removesuffix(".in_sum2") for n in tensors if n.endswith(".in_sum2")]
+        entries = (api.llama_model_imatrix_data * (len(names) + 1))()
+        for entry, tensor in zip(entries, names):
+            data = np.ascontiguousarray(tensors[f"{tensor}.in_sum2"] / tensors[f"{tensor}.counts"].reshape(-1, 1), np.float32)
+            keep += [data, tensor.encode()]
+            entry.name, entry.size = keep[-1], data.size
+            entry.data = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        params.imatrix = entries
+    quiet = api.llama_log_callback(lambda level, text, data: None)
+    api.llama_log_set(quiet, None)
+    startup = time.process_time()
+    if api.llama_model_quantize(source.encode(), out.encode(), ctypes.byref(params)):
+        raise SystemExit("llama_model_quantize failed")
+    print(json.dumps({"startup": startup}))
+
+
+if __name__ == "__main__":
+    main()
