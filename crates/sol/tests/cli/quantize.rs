@@ -59,9 +59,6 @@ fn an_importance_matrix_is_made_of_a_text() {
     let error = machine.run(&args).error();
     assert!(error.contains("i.gguf is there already"), "{error}");
 
-    let about = json(&machine.run(&["inspect", "--json", "i.gguf"]).ok());
-    assert!(about.to_string().contains("blk.0.ffn_down.weight.in_sum2"), "{about}");
-
     let quantize = ["quantize", "-m", "f16.gguf", "-o", "q.gguf", "q4_0", "--imatrix", "i.gguf", "--json"];
     let report = json(&machine.run(&quantize).ok());
     let weighed = report["tensors"].as_array().unwrap().iter().filter(|tensor| tensor["weighed"] == true).count();
