@@ -4,8 +4,8 @@
     pip install gguf==0.19.0 numpy==2.4.6 typing_extensions==4.16.0
     python xtools/check_quantize.py --sol SOL --bindings SITE-PACKAGES/llama_cpp [--types q4_0,q4_k_m] [--text FILE] [--help]
 
-The default model's weights are taken to 32 bits, and moved at random within their stored steps, lest some formats' levels be
-theirs. K types and IQ4_XS have blocks of 256 columns, which few of its matrices fill: for them it is made wider with zeros
+The default model's weights are taken to 32 bits and scaled by columns so that the function stays the same, lest some formats'
+levels be theirs (its embedding table is left as it is: look at the names' usual meaning, where that has 6 or 8 bits). K types and IQ4_XS have blocks of 256 columns, which few of its matrices fill: for them it is made wider with zeros
 (as in check_accuracy.py). Both quantisers then write the file in every type; the gguf package decodes it. MSE is the mean over
 tensors of llama.cpp's squared error over ours: above 1, ours is the smaller; the worst tensor is given too. Times are the
 user's and the system's seconds (a busy machine says little by the clock) of the fastest of --runs. Perplexity is measured by
@@ -33,7 +33,7 @@ import numpy as np
 import check_accuracy
 
 PURE = "q8_0 q4_0 q4_1 q5_0 q5_1 iq4_nl q2_k q3_k_s q4_k_s q5_k_s q6_k iq4_xs".split()
-MIXED = "q2_k q3_k_s q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs q4_0 q5_0 q8_0".split()
+MIXED = "q2_k q3_k_s q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs q4_0 q4_1 q5_0 q5_1 q8_0".split()
 NARROW = "q8_0 q4_0 q4_1 q5_0 q5_1 iq4_nl".split()
 
 
@@ -46,8 +46,8 @@ def main() -> None:
             raise SystemExit(f"figures are quoted for {package} {version}")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--types", default=",".join(PURE), help="each alone in the file (llama-quantize --pure)")
-    add("--mixes", default="", help="as the names mean; `all` for all")
+    add("--types", default="", help="each alone in the file (llama-quantize --pure)")
+    add("--mixes", default="all", help="as the names mean; `all` for all")
     add("--sol", default=check_accuracy.ROOT / "target/release/sol")
     add("--bindings", type=Path, required=True, help="the folder llama_cpp of llama-cpp-python")
     add("--model", help="a GGUF of architecture llama with tied embeddings; default: the default model")
@@ -88,19 +88,31 @@ def run(options, work: Path) -> None:
 
 
 def make_source(model: str, out: Path, wide: bool) -> None:
+    """The same function with other numbers: norms are folded into the matrices behind them, and what goes from values to the
+    output projection and from up to down is scaled at random, dimension by dimension."""
     plain = out.with_suffix(".plain")
     check_accuracy.dequantise(model, str(plain), wide, None)
+    reader = gguf.GGUFReader(plain)
+    places = {t.name.removesuffix(".weight"): t.data_offset for t in reader.tensors}
+    weights = {t.name.removesuffix(".weight"): np.array(t.data) for t in reader.tensors}
+    number = lambda key: int(reader.fields[f"llama.{key}"].contents())  # noqa: E731
+    heads, groups = number("attention.head_count"), number("attention.head_count_kv")
     rng = np.random.default_rng(0)
+    for layer in range(number("block_count")):
+        part = lambda name: weights[f"blk.{layer}.{name}"]  # noqa: B023, E731
+        for norm, matrices in {"attn_norm": ("attn_q", "attn_k", "attn_v"), "ffn_norm": ("ffn_gate", "ffn_up")}.items():
+            for matrix in matrices:
+                part(matrix)[:] *= part(norm)
+            part(norm)[:] = 1
+        for before, after, copies in ("attn_v", "attn_output", heads // groups), ("ffn_up", "ffn_down", 1):
+            scales = np.exp(rng.uniform(-0.35, 0.35, len(part(before)))).astype(np.float32)
+            part(before)[:] *= scales[:, None]
+            per_head = scales.reshape(groups, -1) if copies > 1 else scales[None]
+            part(after)[:] /= np.repeat(per_head, copies, 0).reshape(-1)
     with open(plain, "r+b") as file:
-        for tensor in gguf.GGUFReader(plain).tensors:
-            if len(tensor.shape) < 2:
-                continue
-            x = np.array(tensor.data)
-            blocks = x.reshape(-1, 32)
-            step = (blocks.max(1, keepdims=True) - blocks.min(1, keepdims=True)) / 15
-            blocks += np.where(blocks != 0, step, 0) * (rng.random(blocks.shape, np.float32) - 0.5)
-            file.seek(tensor.data_offset)
-            file.write(x.tobytes())
+        for name, place in places.items():
+            file.seek(place)
+            file.write(weights[name].tobytes())
     plain.rename(out)
 
 
