@@ -94,6 +94,7 @@ impl Pass<'_> {
             progress((rows_done * self.tensor.dtype.bytes_for(self.columns()).unwrap_or(0)) as u64);
         }
         writer.write(&ready)?;
+        source.release();
         Ok(total)
     }
 
@@ -114,6 +115,7 @@ impl Pass<'_> {
             done += bytes.len() as u64;
             progress(done);
         }
+        source.release();
         Ok(Errors::default())
     }
 
