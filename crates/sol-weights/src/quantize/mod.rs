@@ -31,7 +31,7 @@ const TILE: usize = 256;
 /// Encodes `values`, whole rows, as `dtype` into `out`.
 ///
 /// `importance` has a weight for each column of a row, by which squared errors are multiplied (positive, 1 on average or so); an
-/// empty one weighs all alike. Formats that are not searched for (F32, F16, BF16, Q8_0) do not use it. The numbers should be
+/// empty one weighs all columns alike. Formats that are not searched for (F32, F16, BF16, Q8_0) do not use it. The numbers should be
 /// finite: with others the blocks that hold them mean nothing.
 ///
 /// Fails with [`Error::Length`] unless rows are whole blocks and `out` is their size, and with [`Error::NoEncoder`] for other
@@ -122,6 +122,38 @@ macro_rules! small {
     )*};
 }
 
+/// Formats of blocks of 32 with a scale alone: errors weigh as the squares of their numbers. Their levels are so few that to weigh all
+/// alike cuts off the largest numbers, which costs more perplexity than it saves error (`docs/performance.md`).
+macro_rules! small_by_squares {
+    ($($name:ident)*) => {$(
+        #[multiversion(targets("x86_64+avx2"))]
+        fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
+            if importance.is_empty() {
+                tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, &by_squares(x, &[1.0; TILE])), out));
+            } else {
+                weighed_tiles(values, importance, out, LANES, |x, w, out| {
+                    blocks::$name(&blocks::eight(x, &by_squares(x, w)), out);
+                });
+            }
+        }
+    )*};
+}
+
+/// Weights times the squares of the numbers, those in proportion to the largest, as they may be beyond what a float holds.
+#[inline(always)]
+fn by_squares(x: &[f32], weights: &[f32; TILE]) -> [f32; TILE] {
+    let mut peak = 0f32;
+    for x in x {
+        peak = if x.abs() > peak { x.abs() } else { peak };
+    }
+    let inverse = if peak > f32::MIN_POSITIVE { 1.0 / peak } else { 0.0 };
+    let mut out = *weights;
+    for (out, x) in out.iter_mut().zip(x) {
+        *out *= (x * inverse) * (x * inverse);
+    }
+    out
+}
+
 /// Formats of superblocks.
 macro_rules! large {
     ($($name:ident)*) => {$(
@@ -140,5 +172,6 @@ macro_rules! large {
     )*};
 }
 
-small!(q4_0 q4_1 q5_0 q5_1 iq4_nl);
+small!(q4_1 q5_1 iq4_nl);
+small_by_squares!(q4_0 q5_0);
 large!(q2_k q3_k q4_k q5_k q6_k iq4_xs);
