@@ -117,12 +117,11 @@ impl Importance {
         if sound {
             return Ok(());
         }
+        let of = if experts > 1 { format!("{experts} experts of ") } else { String::new() };
         let problem = format!(
-            "`{}` has {} columns and {experts} experts, but there are {} sums for {}: this is the importance matrix of another model",
-            tensor.name,
-            columns,
+            "it has {} sums for the {of}{columns} columns of `{}`: it is the importance matrix of another model",
             squares.len(),
-            counts.len()
+            tensor.name,
         );
         Err(Error::Importance { path: self.path.clone(), problem })
     }

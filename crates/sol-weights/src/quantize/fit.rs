@@ -63,11 +63,14 @@ impl Symmetric {
     }
 }
 
+/// Where the largest number may weigh little, how far beyond the last level it is tried too.
+const FURTHER: [f32; 2] = [1.45, 2.1];
+
 /// The best scale, of any sign. `tops`: the levels, negative ones too, that the number of the largest magnitude is tried at.
 #[inline(always)]
-pub(super) fn symmetric<const N: usize>(
+pub(super) fn symmetric<const N: usize, W: Weights>(
     x: &[F8; N],
-    w: &impl Weights,
+    w: &W,
     levels: impl Levels,
     tops: &[f32],
     rounds: usize,
@@ -80,6 +83,11 @@ pub(super) fn symmetric<const N: usize>(
     let mut best = Symmetric { scale: F8::ZERO, stiffness: F8::ZERO, score: F8::ZERO };
     for &top in tops {
         best = best.better(symmetric_at(x, w, F8::all(top) * inverse_peak, levels));
+        if !W::PEAKS_MATTER {
+            for further in FURTHER {
+                best = best.better(symmetric_at(x, w, F8::all(top * further) * inverse_peak, levels));
+            }
+        }
     }
     for _ in 0..rounds {
         best = best.better(symmetric_at(x, w, best.scale.inverse(), levels));

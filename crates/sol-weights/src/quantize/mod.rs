@@ -23,7 +23,7 @@ use multiversion::multiversion;
 
 use crate::{DType, Error, Result};
 use lanes::LANES;
-use weights::Alike;
+use weights::{Alike, BySquares};
 
 /// Numbers that are encoded in one go: eight blocks of 32 or a superblock.
 const TILE: usize = 256;
@@ -129,10 +129,10 @@ macro_rules! small_by_squares {
         #[multiversion(targets("x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
             if importance.is_empty() {
-                tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, &by_squares(x, &[1.0; TILE])), out));
+                tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, BySquares(&by_squares(x, &[1.0; TILE]))), out));
             } else {
                 weighed_tiles(values, importance, out, LANES, |x, w, out| {
-                    blocks::$name(&blocks::eight(x, &by_squares(x, w)), out);
+                    blocks::$name(&blocks::eight(x, BySquares(&by_squares(x, w))), out);
                 });
             }
         }

@@ -74,11 +74,13 @@ fn errors_are_no_larger_than_llama_cpps() {
     }
 }
 
+/// The search is a wider one where weights are given.
 #[test]
-fn weights_that_are_all_alike_change_nothing() {
+fn weights_that_are_all_alike_do_no_harm() {
     let values = numbers(1 << 13, true);
     for dtype in ALL {
-        assert_eq!(encoded(dtype, &values, &[]), encoded(dtype, &values, &[1.0; 512]), "{dtype}");
+        let [without, with] = [&[][..], &[1.0; 512]].map(|weights| error(&values, &there_and_back(dtype, &values, weights)));
+        assert!(with <= 1.001 * without && with >= 0.98 * without, "{dtype}: {with} {without}");
     }
 }
 
@@ -109,7 +111,7 @@ fn blocks_do_not_depend_on_their_neighbours() {
     let row = &values[..5 * 32];
     for dtype in &ALL[..6] {
         let blocks: Vec<u8> = row.chunks(32).flat_map(|block| encoded(*dtype, block, &[])).collect();
-        assert_eq!(encoded(*dtype, row, &[]), blocks, "{dtype}");
+        assert!(encoded(*dtype, row, &[]) == blocks, "{dtype}");
     }
 }
 

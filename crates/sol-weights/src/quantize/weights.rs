@@ -5,6 +5,9 @@ use super::lanes::{F8, side_by_side};
 
 /// The weights of eight blocks or groups, side by side.
 pub(super) trait Weights: Copy {
+    /// Whether the largest number is one that matters, so that scales are to be looked for near where it is not cut off.
+    const PEAKS_MATTER: bool;
+
     /// Those of element i of each.
     fn at(&self, i: usize) -> F8;
 }
@@ -23,6 +26,8 @@ pub(super) trait Source: Copy {
 pub(super) struct Alike;
 
 impl Weights for Alike {
+    const PEAKS_MATTER: bool = true;
+
     #[inline(always)]
     fn at(&self, _: usize) -> F8 {
         F8::all(1.0)
@@ -38,7 +43,31 @@ impl Source for Alike {
     }
 }
 
+/// Weights with the squares of the numbers among their factors.
+#[derive(Clone, Copy)]
+pub(super) struct BySquares<T>(pub(super) T);
+
+impl<T: Weights> Weights for BySquares<T> {
+    const PEAKS_MATTER: bool = true;
+
+    #[inline(always)]
+    fn at(&self, i: usize) -> F8 {
+        self.0.at(i)
+    }
+}
+
+impl<T: Source> Source for BySquares<T> {
+    type Of<const N: usize> = BySquares<T::Of<N>>;
+
+    #[inline(always)]
+    fn eight<const N: usize>(self, at: usize) -> BySquares<T::Of<N>> {
+        BySquares(self.0.eight(at))
+    }
+}
+
 impl<const N: usize> Weights for [F8; N] {
+    const PEAKS_MATTER: bool = false;
+
     #[inline(always)]
     fn at(&self, i: usize) -> F8 {
         self[i]
