@@ -188,7 +188,7 @@ fn choices_are_scored_by_the_words_of_the_echo_whatever_the_order() {
     let expected: Vec<Answer> = questions()
         .iter()
         .map(|document| {
-            let Ask::Choices(choices) = &document.ask else { unreachable!() };
+            let Ask::Choices(choices) = &document.ask else { panic!("not a question with choices") };
             let score = |choice: &String| {
                 let (mut text, mut sum, mut greedy) = (document.context.clone(), 0.0, true);
                 for word in words(choice) {
@@ -272,7 +272,7 @@ fn whole_texts_without_a_tokenizer_count_all_but_their_first_token() {
 }
 
 fn kwargs(value: Value) -> Ask {
-    let Value::Object(map) = value else { unreachable!() };
+    let Value::Object(map) = value else { panic!("settings are an object") };
     Ask::Generate(GenKwargs(map))
 }
 

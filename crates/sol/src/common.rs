@@ -15,7 +15,7 @@ use sol_engine::{LanguageModel, Options};
 use sol_hub::{Hub, ModelRef, Progress};
 use sol_model::RopeFactors;
 
-use crate::ctrl_c;
+use crate::ctrl_c::{self, CtrlC, Patience};
 
 /// Options of every verb about what is printed.
 #[derive(Args, Clone, Debug)]
@@ -290,6 +290,31 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+const MEGABYTE: u64 = 1_000_000;
+
+/// Writes a checkpoint behind a bar of so many bytes; what came of it and how many seconds it took, or nothing where Ctrl-C ended it.
+pub(crate) fn write_checkpoint<T>(
+    output: &Output,
+    bytes: u64,
+    write: impl FnOnce(&dyn Fn() -> bool, &mut dyn FnMut(u64)) -> sol_forge::Result<T>,
+) -> Result<Option<(T, f64)>> {
+    let ctrl_c = CtrlC::install(Patience::None)?;
+    let mut meter = Meter::new(output, bytes / MEGABYTE, "MB");
+    let start = Instant::now();
+    let written = write(&|| ctrl_c.interrupt().is_set(), &mut |done| meter.reach(done / MEGABYTE));
+    drop(meter);
+    match written {
+        Err(error @ sol_forge::Error::Interrupted) => {
+            note(output, &format!("sol: {error}"));
+            Ok(None)
+        }
+        Err(sol_forge::Error::Weights(error @ sol_weights::Error::Exists { .. })) => {
+            anyhow::bail!("{error}; --force replaces it")
+        }
+        done => Ok(Some((done?, start.elapsed().as_secs_f64()))),
     }
 }
 

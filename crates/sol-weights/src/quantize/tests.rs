@@ -211,19 +211,3 @@ proptest! {
         }
     }
 }
-
-/// Numbers a second, with `--ignored`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let values = numbers(1 << 20, false);
-    for dtype in ALL {
-        let seconds = || {
-            let start = std::time::Instant::now();
-            encoded(dtype, &values, &[]);
-            start.elapsed().as_secs_f64()
-        };
-        let best = (0..9).map(|_| seconds()).fold(f64::MAX, f64::min);
-        eprintln!("{dtype:7} {:6.1} million a second", 1.048576 / best);
-    }
-}

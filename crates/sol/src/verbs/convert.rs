@@ -2,17 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use sol_forge::Error;
 use sol_forge::convert::{Order, SHARD_BYTES, TYPES};
 use sol_weights::gguf::Existing;
 use sol_weights::{DType, Format};
 
-use crate::common::{Meter, ModelArg, Output, bytes, count, note, print};
-use crate::ctrl_c::{self, CtrlC, Patience};
+use crate::common::{ModelArg, Output, bytes, count, note, print, write_checkpoint};
+use crate::ctrl_c;
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -59,26 +57,14 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let order = Order { source: &source, out: &args.out, dtype: args.dtype, lora: &args.lora, shard_bytes: SHARD_BYTES };
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let ctrl_c = CtrlC::install(Patience::None)?;
     let plan = order.plan()?;
     for text in plan.notes() {
         note(output, &format!("note: {text}"));
     }
-    let stop = ctrl_c.interrupt();
-    let mut meter = Meter::new(output, plan.weight_bytes() / MEGABYTE, "MB");
-    let start = Instant::now();
-    let mut progress = |written: u64| meter.reach(written / MEGABYTE);
-    match plan.write(existing, threads, &|| stop.is_set(), &mut progress) {
-        Err(error @ Error::Interrupted) => {
-            drop(meter);
-            note(output, &format!("sol: {error}"));
-            return Ok(ExitCode::from(ctrl_c::EXIT_CODE));
-        }
-        Err(Error::Weights(error @ sol_weights::Error::Exists { .. })) => anyhow::bail!("{error}; --force replaces it"),
-        done => done?,
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    drop(meter);
+    let written = write_checkpoint(output, plan.weight_bytes(), |stop, progress| plan.write(existing, threads, stop, progress));
+    let Some(((), seconds)) = written? else {
+        return Ok(ExitCode::from(ctrl_c::EXIT_CODE));
+    };
 
     let (format, what) = match plan.target() {
         Format::Gguf => ("gguf", "a GGUF file"),
@@ -117,6 +103,3 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
-
-/// The unit of the bar.
-const MEGABYTE: u64 = 1_000_000;

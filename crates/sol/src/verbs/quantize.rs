@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
+use sol_forge::Types;
 use sol_forge::quantize::{Importance, Order, Outcome};
-use sol_forge::{Error, Types};
 use sol_weights::Checkpoint;
 use sol_weights::gguf::Existing;
 
-use crate::common::{Meter, ModelArg, Output, bytes, note, print};
-use crate::ctrl_c::{self, CtrlC, Patience};
+use crate::common::{ModelArg, Output, bytes, print, write_checkpoint};
+use crate::ctrl_c;
 use crate::verbs::synth;
 
 /// Arguments.
@@ -64,22 +63,11 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
 
-    let ctrl_c = CtrlC::install(Patience::None)?;
-    let stop = ctrl_c.interrupt();
-    let mut meter = Meter::new(output, plan.source_bytes() / MEGABYTE, "MB");
-    let start = Instant::now();
-    let mut progress = |done: u64| meter.reach(done / MEGABYTE);
-    let report = match plan.write(&args.out, existing, threads, &|| stop.is_set(), &mut progress) {
-        Err(error @ Error::Interrupted) => {
-            drop(meter);
-            note(output, &format!("sol: {error}"));
-            return Ok(ExitCode::from(ctrl_c::EXIT_CODE));
-        }
-        Err(Error::Weights(error @ sol_weights::Error::Exists { .. })) => anyhow::bail!("{error}; --force replaces it"),
-        done => done?,
+    let written =
+        write_checkpoint(output, plan.source_bytes(), |stop, progress| plan.write(&args.out, existing, threads, stop, progress));
+    let Some((report, seconds)) = written? else {
+        return Ok(ExitCode::from(ctrl_c::EXIT_CODE));
     };
-    let seconds = start.elapsed().as_secs_f64();
-    drop(meter);
 
     let changed: Vec<&Outcome> = report.tensors.iter().filter(|tensor| tensor.from != tensor.to).collect();
     let sum = |of: fn(&Outcome) -> f64| changed.iter().map(|tensor| of(tensor)).sum::<f64>();
@@ -153,6 +141,3 @@ fn print_table(tensors: &[&Outcome]) -> Result<()> {
     }
     Ok(())
 }
-
-/// The unit of the bar.
-const MEGABYTE: u64 = 1_000_000;

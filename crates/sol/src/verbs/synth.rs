@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;
+use sol_forge::Types;
 use sol_forge::synth::{Order, PUBLISHED, Published};
-use sol_forge::{Error, Types};
 use sol_weights::gguf::Existing;
 
-use crate::common::{Meter, Output, bytes, count, note, print};
-use crate::ctrl_c::{self, CtrlC, Patience};
+use crate::common::{Output, bytes, count, print, write_checkpoint};
+use crate::ctrl_c;
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -87,22 +86,11 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
 
-    let ctrl_c = CtrlC::install(Patience::None)?;
-    let stop = ctrl_c.interrupt();
-    let mut meter = Meter::new(output, plan.weight_bytes() / MEGABYTE, "MB");
-    let start = Instant::now();
-    let mut progress = |written: u64| meter.reach(written / MEGABYTE);
-    let file_bytes = match plan.write(&args.out, existing, threads, &|| stop.is_set(), &mut progress) {
-        Err(error @ Error::Interrupted) => {
-            drop(meter);
-            note(output, &format!("sol: {error}"));
-            return Ok(ExitCode::from(ctrl_c::EXIT_CODE));
-        }
-        Err(Error::Weights(error @ sol_weights::Error::Exists { .. })) => anyhow::bail!("{error}; --force replaces it"),
-        done => done?,
+    let written =
+        write_checkpoint(output, plan.weight_bytes(), |stop, progress| plan.write(&args.out, existing, threads, stop, progress));
+    let Some((file_bytes, seconds)) = written? else {
+        return Ok(ExitCode::from(ctrl_c::EXIT_CODE));
     };
-    let seconds = start.elapsed().as_secs_f64();
-    drop(meter);
 
     let parameters: u64 = plan.tensors().map(|tensor| tensor.shape.iter().map(|&n| n as u64).product::<u64>()).sum();
     let speed = file_bytes as f64 / seconds;
@@ -134,9 +122,6 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
-
-/// The unit of the bar.
-const MEGABYTE: u64 = 1_000_000;
 
 #[cfg(test)]
 mod tests {
