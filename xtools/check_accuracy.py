@@ -3,7 +3,7 @@
 float32 run of the very same, dequantised weights.
 
     pip install gguf==0.19.0 numpy==2.4.6 typing_extensions==4.16.0
-    LLAMA_ALSO=llama-quantize benches/versus-llama.sh --help     # builds `sol`, and llama.cpp once
+    benches/build-llama.sh llama-quantize llama-completion; cargo build --release -p sol
     python xtools/check_accuracy.py [--types q8_0,q4_k_s] [--text FILE] [--exact q4_0] [--help]
 
 For each type: `llama-quantize --pure` makes a file of the default model's weights; the gguf package dequantises it into an F32
