@@ -35,6 +35,11 @@ pub enum Grammar {
 }
 
 impl Grammar {
+    /// JSON of a schema as a part of a Lark grammar; references hold in it alone.
+    pub fn json_in_lark(schema: Value) -> String {
+        format!("%json {}", with_options(schema))
+    }
+
     /// Bytes of its source.
     fn len(&self) -> usize {
         match self {
@@ -181,18 +186,22 @@ fn problem(words: &str) -> Error {
     Error::Grammar { problem: short }
 }
 
+/// A schema with what `llguidance` is to do with it, in place of what it says of that itself.
+fn with_options(mut schema: Value) -> Value {
+    if schema == Value::Bool(true) {
+        schema = json!({});
+    }
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("x-guidance".into(), json!({"whitespace_pattern": JSON_SPACE, "coerce_one_of": true}));
+    }
+    schema
+}
+
+/// A grammar as `llguidance` takes it.
 fn source(grammar: &Grammar) -> Result<TopLevelGrammar> {
-    let of_schema = |schema: Value| {
-        let schema = match schema {
-            Value::Bool(true) => json!({}),
-            schema => schema,
-        };
-        let Value::Object(mut schema) = schema else {
-            return Err(problem("a JSON schema is an object"));
-        };
-        // What a schema says of its own about `llguidance` is replaced.
-        schema.insert("x-guidance".into(), json!({"whitespace_pattern": JSON_SPACE, "coerce_one_of": true}));
-        Ok(TopLevelGrammar::from_json_schema(schema.into()))
+    let of_schema = |schema| match with_options(schema) {
+        schema @ Value::Object(_) => Ok(TopLevelGrammar::from_json_schema(schema)),
+        _ => Err(problem("a JSON schema is an object")),
     };
     match grammar {
         Grammar::JsonObject => of_schema(json!({"type": "object"})),

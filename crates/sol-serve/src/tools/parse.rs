@@ -1,0 +1,334 @@
+//! Calls in what a model says, as it says them.
+
+use serde_json::Value;
+
+use super::Dialect;
+
+/// What an answer consists of.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Piece {
+    /// Text for the user.
+    Text(String),
+    /// A call begins.
+    Call {
+        /// The function.
+        name: String,
+    },
+    /// More of the arguments of the call that began last.
+    Arguments(String),
+}
+
+enum State {
+    /// In text for the user.
+    Text,
+    /// Between calls.
+    Between,
+    /// At the object of a call whose function is not known yet.
+    Body,
+    /// In the arguments of a call.
+    Arguments(Balance),
+    /// Behind the arguments, before the end of the object.
+    Tail(Balance),
+}
+
+/// Finds calls. What can still become one is held back; what is none after all is text.
+pub(crate) struct CallParser {
+    dialect: Dialect,
+    names: Vec<String>,
+    several: bool,
+    state: State,
+    held: String,
+    /// Whether text was given: where calls have no marks, none comes behind it.
+    text: bool,
+    calls: usize,
+}
+
+impl CallParser {
+    /// For calls of `names`, one or `several` in an answer: what comes behind the one is dropped.
+    pub(super) fn new(dialect: Dialect, names: Vec<String>, several: bool) -> Self {
+        let state = State::Text;
+        Self { dialect, names, several, state, held: String::new(), text: false, calls: 0 }
+    }
+
+    /// Calls that began.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls
+    }
+
+    /// Takes what the model said next.
+    pub(crate) fn push(&mut self, text: &str) -> Vec<Piece> {
+        self.held.push_str(text);
+        let mut pieces = Vec::new();
+        while self.step(&mut pieces) {}
+        pieces
+    }
+
+    /// What is left when the model has ended.
+    pub(crate) fn finish(&mut self) -> Vec<Piece> {
+        let rest = std::mem::take(&mut self.held);
+        let mut pieces = Vec::new();
+        match self.state {
+            // White space behind the last call or text is nothing.
+            State::Text | State::Between if rest.trim().is_empty() => {}
+            State::Text => self.say(rest, &mut pieces),
+            State::Between | State::Body => self.say(format!("{}{rest}", self.dialect.open), &mut pieces),
+            State::Arguments(_) | State::Tail(_) => {}
+        }
+        pieces
+    }
+
+    fn say(&mut self, text: String, pieces: &mut Vec<Piece>) {
+        let dropped = self.calls > 0 && !self.several;
+        if !text.is_empty() && !dropped {
+            self.text = true;
+            pieces.push(Piece::Text(text));
+        }
+    }
+
+    /// Whether there may be more to do with what is held.
+    fn step(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        match &mut self.state {
+            State::Text if self.dialect.open.is_empty() => self.bare(pieces),
+            State::Text => self.marked(pieces),
+            State::Between => self.between(pieces),
+            State::Body => self.body(pieces),
+            State::Arguments(balance) => match balance.end(&self.held) {
+                Some(end) => {
+                    let rest = self.held.split_off(end);
+                    self.argue(rest, pieces);
+                    self.state = State::Tail(Balance { depth: 1, ..Balance::default() });
+                    true
+                }
+                None => {
+                    self.argue(String::new(), pieces);
+                    false
+                }
+            },
+            State::Tail(balance) => match balance.end(&self.held) {
+                Some(end) => {
+                    self.held.drain(..end);
+                    self.state = State::Between;
+                    true
+                }
+                None => {
+                    self.held.clear();
+                    false
+                }
+            },
+        }
+    }
+
+    /// Gives what is held as arguments, and holds `rest`.
+    fn argue(&mut self, rest: String, pieces: &mut Vec<Piece>) {
+        let arguments = std::mem::replace(&mut self.held, rest);
+        if !arguments.is_empty() && (self.several || self.calls == 1) {
+            pieces.push(Piece::Arguments(arguments));
+        }
+    }
+
+    fn call(&mut self, name: String, pieces: &mut Vec<Piece>) {
+        if self.several || self.calls == 0 {
+            pieces.push(Piece::Call { name });
+        }
+        // Those that are dropped count, so that nothing of them is given.
+        self.calls += 1;
+    }
+
+    /// Without marks, an answer that begins as JSON may be a call.
+    fn bare(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        let begins = self.held.trim_start().chars().next();
+        match begins {
+            None if !self.text => false,
+            Some('{' | '[') if !self.text => {
+                self.state = State::Between;
+                true
+            }
+            _ => {
+                let text = std::mem::take(&mut self.held);
+                self.say(text, pieces);
+                false
+            }
+        }
+    }
+
+    fn marked(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        let open = self.dialect.open;
+        if let Some(at) = self.held.find(open) {
+            let rest = self.held.split_off(at + open.len());
+            self.held.truncate(self.held[..at].trim_end().len());
+            let text = std::mem::replace(&mut self.held, rest);
+            self.say(text, pieces);
+            self.state = State::Between;
+            return true;
+        }
+        // White space before a mark is none of the text, and an end may be the beginning of a mark.
+        let beginning = open.char_indices().map(|(i, _)| i).filter(|&i| self.held.ends_with(&open[..i])).max().unwrap_or(0);
+        let safe = self.held[..self.held.len() - beginning].trim_end().len();
+        let rest = self.held.split_off(safe);
+        let text = std::mem::replace(&mut self.held, rest);
+        self.say(text, pieces);
+        false
+    }
+
+    fn between(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        let punctuation = |c: char| c.is_whitespace() || [',', ';', '[', ']'].contains(&c);
+        let rest = self.held.trim_start_matches(punctuation);
+        let close = self.dialect.close;
+        if rest.is_empty() {
+            return false;
+        }
+        if rest.starts_with('{') {
+            self.held = rest.to_owned();
+            self.state = State::Body;
+            return true;
+        }
+        if !close.is_empty() {
+            if let Some(behind) = rest.strip_prefix(close) {
+                self.held = behind.to_owned();
+                self.state = State::Text;
+                return true;
+            }
+            if close.starts_with(rest) {
+                return false;
+            }
+        }
+        // What else comes is no call.
+        let text = std::mem::take(&mut self.held);
+        let open = if self.calls == 0 { self.dialect.open } else { "" };
+        self.say(format!("{open}{text}"), pieces);
+        self.state = State::Text;
+        false
+    }
+
+    fn body(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        match head(&self.held) {
+            Head::Partial => return false,
+            Head::Call { name, arguments } if self.is_known(&name) => {
+                self.call(name, pieces);
+                self.held.drain(..arguments);
+                self.state = State::Arguments(Balance::default());
+                return true;
+            }
+            // Another order of keys, or another object.
+            Head::Call { .. } | Head::Other => {}
+        }
+        let Some(end) = Balance::default().end(&self.held) else { return false };
+        let rest = self.held.split_off(end);
+        let object = std::mem::replace(&mut self.held, rest);
+        match whole(&object).filter(|(name, _)| self.is_known(name)) {
+            Some((name, arguments)) => {
+                self.call(name, pieces);
+                let rest = std::mem::replace(&mut self.held, arguments);
+                self.argue(rest, pieces);
+                self.state = State::Between;
+            }
+            None => {
+                self.say(format!("{}{object}", self.dialect.open), pieces);
+                self.state = State::Text;
+            }
+        }
+        true
+    }
+
+    /// Whether an object with such a name is a call: behind marks any is.
+    fn is_known(&self, name: &str) -> bool {
+        !self.dialect.open.is_empty() || self.names.iter().any(|known| known == name)
+    }
+}
+
+/// Brackets that are open.
+#[derive(Default)]
+struct Balance {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Balance {
+    /// Goes on through `json`; the place behind the bracket that closes the first one.
+    fn end(&mut self, json: &str) -> Option<usize> {
+        for (i, byte) in json.bytes().enumerate() {
+            match byte {
+                _ if std::mem::take(&mut self.escaped) => {}
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                b'{' | b'[' if !self.in_string => self.depth += 1,
+                b'}' | b']' if !self.in_string => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(i + 1);
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+/// The keys under which models write arguments.
+const ARGUMENTS: [&str; 2] = ["arguments", "parameters"];
+
+/// What an object begins with.
+enum Head {
+    /// It ends too soon to say.
+    Partial,
+    /// A call's name, and where its arguments begin.
+    Call { name: String, arguments: usize },
+    /// Something else.
+    Other,
+}
+
+/// Reads `{"name": "f", "arguments": {`.
+fn head(text: &str) -> Head {
+    let mut at = 0;
+    let mut name = None;
+    // The parts of a head; `None` stands for a string.
+    for part in [Some("{"), Some("\"name\""), Some(":"), None, Some(","), Some(""), Some(":"), Some("{")] {
+        let rest = text[at..].trim_start();
+        at = text.len() - rest.len();
+        match part {
+            Some("") => {
+                let keys = ARGUMENTS.map(|key| format!("\"{key}\""));
+                match keys.iter().find(|key| rest.starts_with(key.as_str())) {
+                    Some(key) => at += key.len(),
+                    None if keys.iter().any(|key| key.starts_with(rest)) => return Head::Partial,
+                    None => return Head::Other,
+                }
+            }
+            Some("{") if at > 0 => {
+                return match (name, rest.chars().next()) {
+                    (Some(name), Some('{')) => Head::Call { name, arguments: at },
+                    (_, None) => Head::Partial,
+                    _ => Head::Other,
+                };
+            }
+            Some(part) if rest.starts_with(part) => at += part.len(),
+            Some(part) if part.starts_with(rest) => return Head::Partial,
+            Some(_) => return Head::Other,
+            None => {
+                let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+                match strings.next() {
+                    Some(Ok(string)) => {
+                        at += strings.byte_offset();
+                        name = Some(string);
+                    }
+                    Some(Err(error)) if !error.is_eof() => return Head::Other,
+                    _ => return Head::Partial,
+                }
+            }
+        }
+    }
+    Head::Other
+}
+
+/// A call that is written in another way: its name and its arguments.
+fn whole(object: &str) -> Option<(String, String)> {
+    let call: Value = serde_json::from_str(object).ok()?;
+    let name = call["name"].as_str()?.to_owned();
+    let arguments = ARGUMENTS.iter().find_map(|key| call.get(key))?;
+    match arguments {
+        Value::String(text) => Some((name, text.clone())),
+        other => Some((name, other.to_string())),
+    }
+}
