@@ -81,10 +81,7 @@ fn grammars() -> Vec<(Grammar, Check)> {
         (Grammar::Choice(choices.map(String::from).to_vec()), |text| {
             ["yes", "no", "no, never", "später\n", "a.b*"].contains(&text)
         }),
-        (
-            Grammar::Lark("start: sum\nsum: term (\"+\" term){0,3}\nterm: /[0-9]{1,3}/ | \"(\" sum \")\"\n".into()),
-            is_sum,
-        ),
+        (Grammar::Lark("start: sum\nsum: term (\"+\" term){0,3}\nterm: /[0-9]{1,3}/ | \"(\" sum \")\"\n".into()), is_sum),
         // A space in front is part of the text.
         (Grammar::Regex(" [x-z]{3}".into()), |text| text.len() == 4 && text.starts_with(' ')),
     ]
@@ -100,12 +97,8 @@ fn every_kind_holds_whatever_the_model_would_like_to_say() {
             for seed in 0..12 {
                 let temperature = [0.0, 1.0, 2.0][seed as usize % 3];
                 let sampling = Sampling { temperature, seed, repetition_penalty: 1.1, ..Sampling::default() };
-                let options = Generation {
-                    sampling,
-                    max_tokens: Some(110),
-                    constraint: Some(constraint.clone()),
-                    ..Generation::default()
-                };
+                let options =
+                    Generation { sampling, max_tokens: Some(110), constraint: Some(constraint.clone()), ..Generation::default() };
                 let answer = common::generate(&mut model, &PROMPT, &options);
                 let at = format!("{name}, {grammar:?}, seed {seed}: {:?}", answer.text);
                 match answer.finish {
@@ -220,7 +213,8 @@ fn stops_and_ends_of_turn_end_a_constrained_answer() {
 }
 
 fn nested(depth: usize) -> Value {
-    (0..depth).fold(json!({"type": "integer"}), |inner, _| json!({"type": "object", "properties": {"a": inner}, "required": ["a"]}))
+    (0..depth)
+        .fold(json!({"type": "integer"}), |inner, _| json!({"type": "object", "properties": {"a": inner}, "required": ["a"]}))
 }
 
 /// A schema whose definitions double again and again.
@@ -266,7 +260,10 @@ fn hostile_grammars_end_soon() {
         (false, schema(doubling("oneOf"))),
         (false, schema(json!({"type": "string", "maxLength": 1_000_000_000}))),
         (false, schema(json!({"type": "string", "minLength": 1_000_000_000}))),
-        (false, schema(json!({"type": "array", "items": {"type": "array", "maxItems": 1_000_000_000}, "maxItems": 1_000_000_000}))),
+        (
+            false,
+            schema(json!({"type": "array", "items": {"type": "array", "maxItems": 1_000_000_000}, "maxItems": 1_000_000_000})),
+        ),
         (false, schema(json!({"type": "array", "minItems": 1_000_000_000, "items": {"type": "null"}}))),
         (false, schema(json!({"type": "object", "minProperties": 1_000_000}))),
         (false, schema(json!({"type": "number", "multipleOf": 1e-300, "minimum": -1e300, "maximum": 1e300}))),
@@ -304,7 +301,11 @@ fn hostile_grammars_end_soon() {
             let start = std::time::Instant::now();
             std::thread::spawn(move || drop(send.send(constrainer.constraint(&copy))));
             let result = receive.recv_timeout(LONGEST).unwrap_or_else(|_| panic!("{shown} takes too long"));
-            println!("{:8.1} ms {name} {shown}: {:?}", start.elapsed().as_secs_f64() * 1e3, result.as_ref().map_err(ToString::to_string));
+            println!(
+                "{:8.1} ms {name} {shown}: {:?}",
+                start.elapsed().as_secs_f64() * 1e3,
+                result.as_ref().map_err(ToString::to_string)
+            );
             match result {
                 Err(error) => {
                     let error = error.to_string();
@@ -314,7 +315,11 @@ fn hostile_grammars_end_soon() {
                 Ok(constraint) => {
                     let options = Generation { constraint: Some(constraint), ..common::endless(16) };
                     let result = model.generate(&PROMPT, &options, &mut |_| {});
-                    println!("{:8.1} ms {:?}", start.elapsed().as_secs_f64() * 1e3, result.map(|answer| answer.text).map_err(|e| e.to_string()));
+                    println!(
+                        "{:8.1} ms {:?}",
+                        start.elapsed().as_secs_f64() * 1e3,
+                        result.map(|answer| answer.text).map_err(|e| e.to_string())
+                    );
                 }
             }
         }

@@ -115,7 +115,9 @@ impl App {
             let _turn = turn;
             match app.constrainer()?.constraint(&grammar) {
                 Ok(constraint) => Ok(Some(constraint)),
-                Err(error @ sol_engine::Error::Grammar { .. }) => Err(Refused::field(field.clone(), format!("'{field}': {error}"))),
+                Err(error @ sol_engine::Error::Grammar { .. }) => {
+                    Err(Refused::field(field.clone(), format!("'{field}': {error}")))
+                }
                 Err(error) => Err(Refused::from(error)),
             }
         };

@@ -79,9 +79,9 @@ fn changed(value: &Value, change: &dyn Fn(&str) -> String) -> Value {
 fn unused_character(messages: &[Message], extra: &Map<String, Value>) -> Result<char> {
     let mut free: Vec<char> = ('\u{fdd0}'..='\u{fdef}').collect();
     each(messages, extra, &mut |text| free.retain(|&c| !text.contains(c)));
-    free.first().copied().ok_or_else(|| {
-        Error::Encode("a message contains all of Unicode's noncharacters U+FDD0 to U+FDEF; remove them".into())
-    })
+    free.first()
+        .copied()
+        .ok_or_else(|| Error::Encode("a message contains all of Unicode's noncharacters U+FDD0 to U+FDEF; remove them".into()))
 }
 
 /// Puts `guard` behind the first character of each special token's name.

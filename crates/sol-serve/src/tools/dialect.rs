@@ -39,15 +39,8 @@ const MARKED: Dialect = Dialect {
 };
 
 /// Mistral, up to its third version.
-const LISTED: Dialect = Dialect {
-    sign: "[TOOL_CALLS]",
-    open: "[TOOL_CALLS]",
-    close: "",
-    space: "",
-    list: true,
-    arguments: "arguments",
-    id: ("", 9),
-};
+const LISTED: Dialect =
+    Dialect { sign: "[TOOL_CALLS]", open: "[TOOL_CALLS]", close: "", space: "", list: true, arguments: "arguments", id: ("", 9) };
 
 /// Llama 3.1 and after.
 const BARE: Dialect =
@@ -90,7 +83,13 @@ impl Dialect {
 
     /// A grammar (Lark) of one or, where there may be, `several` calls of `functions`, with arguments that they take; or else of
     /// JSON of the schema `answer`. Each schema is a document of its own, in which its references hold.
-    pub(super) fn grammar(&self, tokenizer: &Tokenizer, functions: &[&Function], several: bool, answer: Option<&Value>) -> String {
+    pub(super) fn grammar(
+        &self,
+        tokenizer: &Tokenizer,
+        functions: &[&Function],
+        several: bool,
+        answer: Option<&Value>,
+    ) -> String {
         let hidden = self.hidden_marks(tokenizer);
         let mark = |mark: &str| match hidden.iter().find(|(_, hidden)| *hidden == mark) {
             Some((id, _)) => format!("<[{id}]>"),
@@ -109,7 +108,11 @@ impl Dialect {
         rules = format!("start: {start}\n{rules}call: {}\n", alternatives.join(" | "));
         for (i, function) in functions.iter().enumerate() {
             let head = format!("{{\"name\": {}, \"{}\": ", json!(function.name), self.arguments);
-            rules += &format!("call{i}: {} arguments{i} \"}}\"\narguments{i}: {}\n", literal(&head), Grammar::json_in_lark(function.parameters()));
+            rules += &format!(
+                "call{i}: {} arguments{i} \"}}\"\narguments{i}: {}\n",
+                literal(&head),
+                Grammar::json_in_lark(function.parameters())
+            );
         }
         if let Some(answer) = answer {
             rules += &format!("answer: {}\n", Grammar::json_in_lark(answer.clone()));

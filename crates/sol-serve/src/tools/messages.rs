@@ -123,7 +123,10 @@ mod tests {
         ] {
             let told = told(&tools, system_prompt, messages);
             let content = &told[at].content;
-            assert!(content.contains("{\"name\":\"now\",\"description\":\"The time.\"") && content.contains("as usual"), "{content}");
+            assert!(
+                content.contains("{\"name\":\"now\",\"description\":\"The time.\"") && content.contains("as usual"),
+                "{content}"
+            );
             assert_eq!(told[at].role, if system_prompt { "system" } else { "user" });
         }
     }

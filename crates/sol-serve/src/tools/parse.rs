@@ -18,6 +18,7 @@ pub(crate) enum Piece {
     Arguments(String),
 }
 
+#[derive(Clone)]
 enum State {
     /// In text for the user.
     Text,
@@ -32,12 +33,15 @@ enum State {
 }
 
 /// Finds calls. What can still become one is held back; what is none after all is text.
+#[derive(Clone)]
 pub(crate) struct CallParser {
     dialect: Dialect,
     names: Vec<String>,
     several: bool,
     state: State,
     held: String,
+    /// Brackets and commas before an object that may be no call.
+    skipped: String,
     /// Whether text was given: where calls have no marks, none comes behind it.
     text: bool,
     calls: usize,
@@ -47,7 +51,7 @@ impl CallParser {
     /// For calls of `names`, one or `several` in an answer: what comes behind the one is dropped.
     pub(super) fn new(dialect: Dialect, names: Vec<String>, several: bool) -> Self {
         let state = State::Text;
-        Self { dialect, names, several, state, held: String::new(), text: false, calls: 0 }
+        Self { dialect, names, several, state, held: String::new(), skipped: String::new(), text: false, calls: 0 }
     }
 
     /// Calls that began.
@@ -71,7 +75,8 @@ impl CallParser {
             // White space behind the last call or text is nothing.
             State::Text | State::Between if rest.trim().is_empty() => {}
             State::Text => self.say(rest, &mut pieces),
-            State::Between | State::Body => self.say(format!("{}{rest}", self.dialect.open), &mut pieces),
+            State::Between => self.say(format!("{}{rest}", self.dialect.open), &mut pieces),
+            State::Body => self.say(format!("{}{}{rest}", self.dialect.open, self.skipped), &mut pieces),
             State::Arguments(_) | State::Tail(_) => {}
         }
         pieces
@@ -178,7 +183,9 @@ impl CallParser {
             return false;
         }
         if rest.starts_with('{') {
-            self.held = rest.to_owned();
+            let object = self.held.len() - rest.len();
+            let object = self.held.split_off(object);
+            self.skipped = std::mem::replace(&mut self.held, object);
             self.state = State::Body;
             return true;
         }
@@ -223,7 +230,7 @@ impl CallParser {
                 self.state = State::Between;
             }
             None => {
-                self.say(format!("{}{object}", self.dialect.open), pieces);
+                self.say(format!("{}{}{object}", self.dialect.open, self.skipped), pieces);
                 self.state = State::Text;
             }
         }
@@ -237,7 +244,7 @@ impl CallParser {
 }
 
 /// Brackets that are open.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Balance {
     depth: usize,
     in_string: bool,
@@ -281,45 +288,33 @@ enum Head {
 
 /// Reads `{"name": "f", "arguments": {`.
 fn head(text: &str) -> Head {
-    let mut at = 0;
-    let mut name = None;
-    // The parts of a head; `None` stands for a string.
-    for part in [Some("{"), Some("\"name\""), Some(":"), None, Some(","), Some(""), Some(":"), Some("{")] {
-        let rest = text[at..].trim_start();
-        at = text.len() - rest.len();
-        match part {
-            Some("") => {
-                let keys = ARGUMENTS.map(|key| format!("\"{key}\""));
-                match keys.iter().find(|key| rest.starts_with(key.as_str())) {
-                    Some(key) => at += key.len(),
-                    None if keys.iter().any(|key| key.starts_with(rest)) => return Head::Partial,
-                    None => return Head::Other,
-                }
+    /// A part that must come, in one of these ways; without any, a string.
+    type Part = &'static [&'static str];
+    const PARTS: [Part; 7] = [&["{"], &["\"name\""], &[":"], &[], &[","], &["\"arguments\"", "\"parameters\""], &[":"]];
+    let (mut rest, mut name) = (text.trim_start(), None);
+    for part in PARTS {
+        if part.is_empty() {
+            let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+            match strings.next() {
+                Some(Ok(string)) => name = Some(string),
+                Some(Err(error)) if !error.is_eof() => return Head::Other,
+                _ => return Head::Partial,
             }
-            Some("{") if at > 0 => {
-                return match (name, rest.chars().next()) {
-                    (Some(name), Some('{')) => Head::Call { name, arguments: at },
-                    (_, None) => Head::Partial,
-                    _ => Head::Other,
-                };
-            }
-            Some(part) if rest.starts_with(part) => at += part.len(),
-            Some(part) if part.starts_with(rest) => return Head::Partial,
-            Some(_) => return Head::Other,
-            None => {
-                let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
-                match strings.next() {
-                    Some(Ok(string)) => {
-                        at += strings.byte_offset();
-                        name = Some(string);
-                    }
-                    Some(Err(error)) if !error.is_eof() => return Head::Other,
-                    _ => return Head::Partial,
-                }
+            rest = &rest[strings.byte_offset()..];
+        } else {
+            match part.iter().find_map(|way| rest.strip_prefix(way)) {
+                Some(behind) => rest = behind,
+                None if part.iter().any(|way| way.starts_with(rest)) => return Head::Partial,
+                None => return Head::Other,
             }
         }
+        rest = rest.trim_start();
     }
-    Head::Other
+    match (name, rest.chars().next()) {
+        (Some(name), Some('{')) => Head::Call { name, arguments: text.len() - rest.len() },
+        (_, None) => Head::Partial,
+        _ => Head::Other,
+    }
 }
 
 /// A call that is written in another way: its name and its arguments.
@@ -330,5 +325,79 @@ fn whole(object: &str) -> Option<(String, String)> {
     match arguments {
         Value::String(text) => Some((name, text.clone())),
         other => Some((name, other.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sol_text::ChatTemplate;
+
+    use super::*;
+
+    /// An answer cut into pieces of so many characters: its text, and its calls.
+    fn parse(template: &str, several: bool, answer: &str, cut: usize) -> (String, Vec<(String, String)>) {
+        let template = ChatTemplate::new(&format!("{template}{{{{ tools }}}}")).unwrap();
+        let mut parser = CallParser::new(Dialect::of(&template), vec!["add".into(), "now".into()], several);
+        let (mut text, mut calls) = (String::new(), Vec::<(String, String)>::new());
+        let characters: Vec<char> = answer.chars().collect();
+        let mut pieces: Vec<Piece> = Vec::new();
+        for piece in characters.chunks(cut) {
+            pieces.extend(parser.push(&piece.iter().collect::<String>()));
+        }
+        pieces.extend(parser.finish());
+        for piece in pieces {
+            match piece {
+                Piece::Text(more) => text += &more,
+                Piece::Call { name } => calls.push((name, String::new())),
+                Piece::Arguments(more) => calls.last_mut().unwrap().1 += &more,
+            }
+        }
+        (text, calls)
+    }
+
+    const MARKED: &str = "{# <tool_call> #}";
+    const LISTED: &str = "{# [TOOL_CALLS] #}";
+    const BARE: &str = "{# \"parameters\" #}";
+
+    #[test]
+    fn calls_are_found_however_they_are_cut() {
+        let add = ("add".to_owned(), "{\"a\": [1, {}], \"b\": \"}\\\"]\"}".to_owned());
+        let now = ("now".to_owned(), "{}".to_owned());
+        let object =
+            |(name, arguments): &(String, String), key: &str| format!("{{\"name\": \"{name}\", \"{key}\": {arguments}}}");
+        let (a, n) = (object(&add, "arguments"), object(&now, "arguments"));
+        let both = vec![add.clone(), now.clone()];
+        let cases: Vec<(&str, String, &str, Vec<(String, String)>)> = vec![
+            (MARKED, format!("<tool_call>\n{a}\n</tool_call>\n<tool_call>\n{n}\n</tool_call>"), "", both.clone()),
+            (MARKED, format!("Let me see.\n\n<tool_call>{a}</tool_call>\n"), "Let me see.", vec![add.clone()]),
+            (MARKED, "a < b <tool_ \n".into(), "a < b <tool_", vec![]),
+            (MARKED, format!("<tool_call>\n{}\n</tool_call>", object(&now, "parameters")), "", vec![now.clone()]),
+            (MARKED, "<tool_call>{\"arguments\": {}, \"name\": \"now\"}</tool_call>".into(), "", vec![now.clone()]),
+            (MARKED, "<tool_call>now</tool_call>".into(), "<tool_call>now</tool_call>", vec![]),
+            (MARKED, "<tool_call>{\"name\": \"no".into(), "<tool_call>{\"name\": \"no", vec![]),
+            (MARKED, "<tool_call>{\"name\": \"now\", \"arguments\": {\"x".into(), "", vec![("now".into(), "{\"x".into())]),
+            (LISTED, format!("[TOOL_CALLS] [{a}, {n}]"), "", both.clone()),
+            (LISTED, format!("[TOOL_CALLS][{n}]"), "", vec![now.clone()]),
+            (LISTED, "Hello [you]".into(), "Hello [you]", vec![]),
+            (BARE, object(&add, "parameters"), "", vec![add.clone()]),
+            (BARE, format!(" {}; {}", object(&add, "parameters"), object(&now, "parameters")), "", both.clone()),
+            (BARE, "{\"type\": \"function\", \"name\": \"now\", \"parameters\": {}}".into(), "", vec![now.clone()]),
+            (
+                BARE,
+                "{\"name\": \"Bob\", \"parameters\": {}} there".into(),
+                "{\"name\": \"Bob\", \"parameters\": {}} there",
+                vec![],
+            ),
+            (BARE, "[{\"x\": 1}]".into(), "[{\"x\": 1}]", vec![]),
+            (BARE, "No {\"name\": \"now\", \"parameters\": {}}".into(), "No {\"name\": \"now\", \"parameters\": {}}", vec![]),
+            ("", n.clone(), "", vec![now.clone()]),
+        ];
+        for (template, answer, text, calls) in cases {
+            for cut in [1, 2, 3, 7, 1000] {
+                assert_eq!(parse(template, true, &answer, cut), (text.to_owned(), calls.clone()), "{answer}, by {cut}");
+            }
+            let first: Vec<_> = calls.first().cloned().into_iter().collect();
+            assert_eq!(parse(template, false, &answer, 2).1, first, "{answer}");
+        }
     }
 }
