@@ -108,7 +108,7 @@ pub(crate) fn check_name(field: &str, name: &str) -> Result<()> {
 impl App {
     /// The constraint of a form; what can not be enforced is refused.
     pub(crate) async fn constraint(self: &Arc<Self>, shape: Option<Shape>) -> Result<Option<Constraint>> {
-        let Some(Shape { field, grammar }) = form else { return Ok(None) };
+        let Some(Shape { field, grammar }) = shape else { return Ok(None) };
         let turn = Arc::clone(&self.readers).acquire_owned().await;
         let read = move |app: &Self| {
             // Held until it is read, also when the client has gone.

@@ -120,11 +120,6 @@ impl Tools {
         Ok(Some(Self { functions, must, parallel: parallel.unwrap_or(true) }))
     }
 
-    /// Whether an answer without a call is none.
-    pub(crate) fn must_call(&self) -> bool {
-        self.must.is_some()
-    }
-
     /// The list as templates know it.
     pub(crate) fn json(&self) -> Value {
         self.functions.iter().map(Function::json).collect()
