@@ -72,8 +72,9 @@ impl CallParser {
         let rest = std::mem::take(&mut self.held);
         let mut pieces = Vec::new();
         match self.state {
-            // White space behind the last call or text is nothing.
-            State::Text | State::Between if rest.trim().is_empty() => {}
+            // White space behind text, and brackets behind the last call, are nothing.
+            State::Text if rest.trim().is_empty() => {}
+            State::Between if self.calls > 0 && rest.trim_matches(is_between).is_empty() => {}
             State::Text => self.say(rest, &mut pieces),
             State::Between => self.say(format!("{}{rest}", self.dialect.open), &mut pieces),
             State::Body => self.say(format!("{}{}{rest}", self.dialect.open, self.skipped), &mut pieces),
@@ -176,8 +177,7 @@ impl CallParser {
     }
 
     fn between(&mut self, pieces: &mut Vec<Piece>) -> bool {
-        let punctuation = |c: char| c.is_whitespace() || [',', ';', '[', ']'].contains(&c);
-        let rest = self.held.trim_start_matches(punctuation);
+        let rest = self.held.trim_start_matches(is_between);
         let close = self.dialect.close;
         if rest.is_empty() {
             return false;
@@ -241,6 +241,11 @@ impl CallParser {
     fn is_known(&self, name: &str) -> bool {
         !self.dialect.open.is_empty() || self.names.iter().any(|known| known == name)
     }
+}
+
+/// What may stand between calls.
+fn is_between(c: char) -> bool {
+    c.is_whitespace() || [',', ';', '[', ']'].contains(&c)
 }
 
 /// Brackets that are open.
