@@ -32,6 +32,8 @@ fn server(template: Option<&str>) -> Running {
         std::fs::write(&path, change(std::fs::read_to_string(&path).unwrap())).unwrap();
     };
     change("config.json", &|text| text.replace("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 4096"));
+    // The token of the mark ended turns.
+    change("generation_config.json", &|_| json!({"eos_token_id": 2}).to_string());
     for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
         change(name, &|text| text.replace("<|endoftext|>", "[TOOL_CALLS]"));
     }
