@@ -182,7 +182,8 @@ fn problem(words: &str) -> Error {
         "NoExtensionBias" => "no text satisfies it",
         words => words,
     };
-    let short = words.chars().take(300).collect();
+    // In one line: it ends up in logs.
+    let short = words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect();
     Error::Grammar { problem: short }
 }
 

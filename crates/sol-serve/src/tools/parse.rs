@@ -24,8 +24,8 @@ enum State {
     Text,
     /// Between calls.
     Between,
-    /// At the object of a call whose function is not known yet.
-    Body,
+    /// At the object of a call whose function is not known yet, of which so many bytes were looked at for its end.
+    Body(Balance, usize),
     /// In the arguments of a call.
     Arguments(Balance),
     /// Behind the arguments, before the end of the object.
@@ -77,7 +77,7 @@ impl CallParser {
             State::Between if self.calls > 0 && rest.trim_matches(is_between).is_empty() => {}
             State::Text => self.say(rest, &mut pieces),
             State::Between => self.say(format!("{}{rest}", self.dialect.open), &mut pieces),
-            State::Body => self.say(format!("{}{}{rest}", self.dialect.open, self.skipped), &mut pieces),
+            State::Body(..) => self.say(format!("{}{}{rest}", self.dialect.open, self.skipped), &mut pieces),
             State::Arguments(_) | State::Tail(_) => {}
         }
         pieces
@@ -97,7 +97,11 @@ impl CallParser {
             State::Text if self.dialect.open.is_empty() => self.bare(pieces),
             State::Text => self.marked(pieces),
             State::Between => self.between(pieces),
-            State::Body => self.body(pieces),
+            State::Body(balance, seen) => {
+                let end = balance.end(&self.held[*seen..]).map(|end| *seen + end);
+                *seen = self.held.len();
+                self.body(end, pieces)
+            }
             State::Arguments(balance) => match balance.end(&self.held) {
                 Some(end) => {
                     let rest = self.held.split_off(end);
@@ -186,7 +190,7 @@ impl CallParser {
             let object = self.held.len() - rest.len();
             let object = self.held.split_off(object);
             self.skipped = std::mem::replace(&mut self.held, object);
-            self.state = State::Body;
+            self.state = State::Body(Balance::default(), 0);
             return true;
         }
         if !close.is_empty() {
@@ -207,7 +211,8 @@ impl CallParser {
         false
     }
 
-    fn body(&mut self, pieces: &mut Vec<Piece>) -> bool {
+    /// `end` is where the object ends, if it is whole.
+    fn body(&mut self, end: Option<usize>, pieces: &mut Vec<Piece>) -> bool {
         match head(&self.held) {
             Head::Partial => return false,
             Head::Call { name, arguments } if self.is_known(&name) => {
@@ -219,7 +224,7 @@ impl CallParser {
             // Another order of keys, or another object.
             Head::Call { .. } | Head::Other => {}
         }
-        let Some(end) = Balance::default().end(&self.held) else { return false };
+        let Some(end) = end else { return false };
         let rest = self.held.split_off(end);
         let object = std::mem::replace(&mut self.held, rest);
         match whole(&object).filter(|(name, _)| self.is_known(name)) {
