@@ -15,12 +15,15 @@ import concurrent.futures
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import traceback
+from typing import Annotated, Literal
 
 import openai
+import pydantic
 
 KEY = "check-serve"
 HELLO = [{"role": "user", "content": "Name three colours of the rainbow, in one short sentence."}]
@@ -163,6 +166,82 @@ def echo(client, model):
         assert choice.text.startswith(token, offset), (token, offset)
 
 
+class Address(pydantic.BaseModel):
+    city: Annotated[str, pydantic.Field(max_length=20)]
+
+
+class Person(pydantic.BaseModel):
+    name: Annotated[str, pydantic.Field(max_length=20)]
+    age: Annotated[int, pydantic.Field(ge=0, le=120)]
+    kind: Literal["adult", "child"]
+    address: Address | None
+
+
+ASK_PERSON = [{"role": "user", "content": "Anna is 34 and lives in Bonn. Describe her as JSON."}]
+
+
+@check
+def forms(client, model):
+    # The client makes the schema of the class and refuses an answer that does not fit.
+    for temperature in (0, 1.5):
+        arguments = {"model": model, "messages": ASK_PERSON, "temperature": temperature, "seed": 3, "max_tokens": 400}
+        answer = client.chat.completions.parse(response_format=Person, **arguments).choices[0]
+        assert answer.finish_reason == "stop" and isinstance(answer.message.parsed, Person), answer
+        with client.chat.completions.stream(response_format=Person, **arguments) as stream:
+            last = [event for event in stream][-1]
+            assert last.type == "content.done" and last.parsed == answer.message.parsed, last
+    answer = client.chat.completions.create(
+        model=model, messages=ASK_PERSON, response_format={"type": "json_object"}, max_tokens=400, temperature=0
+    ).choices[0]
+    assert answer.finish_reason == "length" or isinstance(json.loads(answer.message.content), dict), answer
+    for extra, pattern in (
+        ({"guided_choice": ["positive", "negative"]}, "positive|negative"),
+        ({"guided_regex": r"[A-Z][a-z]{2,9}, \d{4}"}, r"[A-Z][a-z]{2,9}, \d{4}"),
+        ({"guided_grammar": 'start: NUMBER ("+" NUMBER){1,3}\nNUMBER: /[0-9]{1,3}/'}, r"\d{1,3}(\+\d{1,3}){1,3}"),
+    ):
+        chat = client.chat.completions.create(model=model, messages=HELLO, max_tokens=60, temperature=1, extra_body=extra)
+        plain = client.completions.create(model=model, prompt="Once", max_tokens=60, temperature=1, extra_body=extra)
+        for choice, text in ((chat.choices[0], chat.choices[0].message.content), (plain.choices[0], plain.choices[0].text)):
+            assert choice.finish_reason == "stop" and re.fullmatch(pattern, text), (extra, text)
+
+
+class Weather(pydantic.BaseModel):
+    """The weather of a city."""
+
+    city: Annotated[str, pydantic.Field(max_length=20)]
+    unit: Literal["celsius", "fahrenheit"]
+
+
+class Clock(pydantic.BaseModel):
+    """The time."""
+
+    zone: Literal["UTC", "CET"]
+
+
+@check
+def tools(client, model):
+    offered = [openai.pydantic_function_tool(Weather), openai.pydantic_function_tool(Clock)]
+    question = [{"role": "user", "content": "What is the weather in Bonn, in celsius?"}]
+    for choice, kinds in (("required", (Weather, Clock)), ({"type": "function", "function": {"name": "Weather"}}, (Weather,))):
+        arguments = {"model": model, "messages": question, "tools": offered, "tool_choice": choice, "max_tokens": 300}
+        for temperature in (0, 1.5):
+            answer = client.chat.completions.parse(temperature=temperature, seed=1, **arguments).choices[0]
+            assert answer.finish_reason == "tool_calls" and answer.message.content is None, answer
+            assert all(isinstance(call.function.parsed_arguments, kinds) for call in answer.message.tool_calls), answer
+            with client.chat.completions.stream(temperature=temperature, seed=1, **arguments) as stream:
+                final = (list(stream), stream.get_final_completion())[1].choices[0].message
+            said = lambda message: [(call.function.name, call.function.arguments) for call in message.tool_calls]
+            assert said(final) == said(answer.message) and final.tool_calls[0].id, final
+    call = answer.message.tool_calls[0]
+    back = question + [
+        answer.message.model_dump(exclude_none=True, exclude={"parsed"}),
+        {"role": "tool", "tool_call_id": call.id, "content": "rain, 12 degrees"},
+    ]
+    for choice in ("auto", "none"):
+        reply = client.chat.completions.create(model=model, messages=back, tools=offered, tool_choice=choice, max_tokens=60)
+        assert reply.choices[0].message.content or reply.choices[0].message.tool_calls, reply
+
+
 @check
 def errors(client, model):
     def ask(**more):
@@ -178,10 +257,11 @@ def errors(client, model):
     refused(bad, ask(stop=["x"] * 10_000), "stop", "stop")
     refused(bad, ask(messages=[]), "messages", "messages")
     refused(bad, ask(messages=[{"role": "user", "content": "word " * 200_000}]), "context")
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-    refused(bad, ask(tools=[tool], tool_choice="required"), "tools", "tools")
-    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
-    refused(bad, ask(response_format=schema), "response_format", "response_format")
+    refused(bad, ask(tool_choice="required"), "tools", "tool_choice")
+    impossible = {"type": "integer", "minimum": 2, "maximum": 1}
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": impossible, "strict": True}}
+    refused(bad, ask(response_format=schema), "response_format", "response_format.json_schema.schema")
+    refused(bad, ask(extra_body={"guided_regex": "("}), "guided_regex", "guided_regex")
     refused(bad, lambda: client.completions.create(model=model, prompt="x", suffix="y"), "suffix", "suffix")
     refused(openai.AuthenticationError, lambda: client.with_options(api_key="wrong").models.list(), "key")
     refused(openai.NotFoundError, lambda: client.post("/nothing", body={}, cast_to=object))

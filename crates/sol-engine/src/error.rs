@@ -146,6 +146,12 @@ pub enum Error {
         /// Tokens a chunk has.
         chunk: usize,
     },
+    /// A form for the answer that can not be enforced.
+    #[error("the answer can not be constrained like that: {problem}")]
+    Grammar {
+        /// What is wrong with the grammar.
+        problem: String,
+    },
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,

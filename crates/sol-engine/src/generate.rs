@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::constraint::Constraint;
 use crate::load::LanguageModel;
 use crate::sampling::{Sampler, Sampling};
 use crate::stop::StopStrings;
@@ -39,7 +40,9 @@ pub struct Generation {
     pub max_tokens: Option<usize>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
-    /// Go on after end-of-turn tokens.
+    /// The form that the answer must have; where its text is complete, it ends.
+    pub constraint: Option<Constraint>,
+    /// Go on after end-of-turn tokens, but not behind the end that a constraint has.
     pub ignore_eos: bool,
     /// When the context is full, forget the older half of it and go on; a prompt too long for it loses its beginning.
     pub shift: bool,
@@ -53,7 +56,7 @@ const DEFAULT_MAX_TOKENS: usize = 512;
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended its turn.
+    /// The model ended its turn, or its text is all that a constraint allows.
     EndOfTurn,
     /// A stop string came.
     StopString,
@@ -92,6 +95,7 @@ impl LanguageModel {
         let vocab = self.engine.model().spec().vocab;
         self.engine.model().checkpoint().unchanged()?;
         let mut sampler = Sampler::new(options.sampling.clone(), vocab, prompt)?;
+        let mut constraint = options.constraint.clone();
         let max_tokens = plan(prompt.len(), context, options)?;
         let shifted;
         let prompt = if prompt.len() > context {
@@ -117,7 +121,7 @@ impl LanguageModel {
             decode: Duration::ZERO,
         };
         let mut next = match self.engine.extend(&mut self.sequence, &prompt[cached..], &stop) {
-            Ok(logits) => sampler.sample(logits),
+            Ok(logits) => choose(&mut sampler, &mut constraint, logits)?,
             Err(Error::Interrupted) => {
                 answer.finish = Finish::Interrupted;
                 answer.prefill = start.elapsed();
@@ -129,14 +133,19 @@ impl LanguageModel {
 
         let start = Instant::now();
         let mut stream = self.text.tokenizer.as_ref().map(|t| t.stream(true));
+        if constraint.is_some() {
+            // It counts every byte.
+            stream = stream.map(sol_text::TokenStream::continuing);
+        }
         let mut stops = StopStrings::new(&options.stop);
         let mut visible = String::new();
         loop {
-            if !options.ignore_eos && self.end_of_turn.contains(&next) {
+            if self.end_of_turn.contains(&next) && (!options.ignore_eos || constraint.is_some()) {
                 answer.finish = Finish::EndOfTurn;
                 break;
             }
             answer.ids.push(next);
+            let complete = constraint.as_mut().map(|constraint| constraint.take(next)).transpose()?;
             let text = stream.as_mut().map(|s| s.push(next)).unwrap_or_default();
             let stopped = stops.push(&text, &mut visible);
             answer.text.push_str(&visible);
@@ -145,6 +154,10 @@ impl LanguageModel {
             }
             if stopped {
                 answer.finish = Finish::StopString;
+                break;
+            }
+            if complete == Some(true) {
+                answer.finish = Finish::EndOfTurn;
                 break;
             }
             if stop() {
@@ -167,7 +180,8 @@ impl LanguageModel {
                     shifted => shifted?,
                 }
             }
-            next = sampler.sample(self.engine.extend(&mut self.sequence, &[next], &|| false)?);
+            let logits = self.engine.extend(&mut self.sequence, &[next], &|| false)?;
+            next = choose(&mut sampler, &mut constraint, logits)?;
         }
         if answer.finish != Finish::StopString {
             let mut rest = String::new();
@@ -193,6 +207,12 @@ impl LanguageModel {
         let later = &tokens[tokens.len() - later..];
         if later.is_empty() { Ok(()) } else { self.engine.extend(&mut self.sequence, later, stop).map(|_| ()) }
     }
+}
+
+/// The next token, one that the constraint allows.
+pub(crate) fn choose(sampler: &mut Sampler, constraint: &mut Option<Constraint>, logits: &[f32]) -> Result<u32> {
+    let allowed = constraint.as_mut().map(Constraint::allowed).transpose()?;
+    Ok(sampler.sample_among(logits, allowed.as_ref()))
 }
 
 /// How many tokens may be made, if the prompt fits at all.

@@ -3,7 +3,7 @@
 //! Read in this order: [`LanguageModel`] (`load`) opens a checkpoint with its tokenizer and chat template (`text`); [`Engine`] runs
 //! token ids through the decoder and keeps each [`Sequence`]'s keys and values in blocks; `sampling` turns logits into a
 //! token; `generate` is the loop that answers, `batch` the one that answers many; `scoring` gives log-likelihoods of many
-//! continuations, `perplexity` that of a text; `serving` answers requests as they come; `limits` knows what memory there is.
+//! continuations, `perplexity` that of a text; `serving` answers requests as they come, `constraint` gives answers a form; `limits` knows what memory there is.
 //!
 //! **Invariant.** A request's result is a function of the request alone: same weights, ids, options and seed, same tokens,
 //! whatever ran before and however many threads there are.
@@ -22,6 +22,7 @@
 
 mod batch;
 mod blocks;
+mod constraint;
 mod engine;
 mod error;
 mod generate;
@@ -36,6 +37,7 @@ mod stop;
 mod text;
 
 pub use batch::{Prompt, Reply, Tally};
+pub use constraint::{Constrainer, Constraint, Grammar};
 pub use engine::{Engine, Sequence, Work};
 pub use error::Error;
 pub use generate::{Answer, Finish, Generation, Interrupt};

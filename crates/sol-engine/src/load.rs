@@ -12,6 +12,7 @@ use sol_model::{DecoderSpec, LoadOptions, Model, RopeFactors};
 use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, TURN_ENDS, Tokenizer};
 use sol_weights::{Checkpoint, HfMetadata, Metadata, gguf};
 
+use crate::constraint::Constrainer;
 use crate::engine::{Engine, Sequence, check_sequences};
 use crate::limits::{Fit, Limits, Need, Size};
 use crate::sampling::Sampling;
@@ -157,6 +158,11 @@ impl LanguageModel {
     /// What the user should know about this checkpoint.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What gives answers of this model a form, if it has a tokenizer. Takes some 100 ms.
+    pub fn constrainer(&self) -> Result<Constrainer> {
+        Constrainer::new(self.tokenizer()?, self.spec().vocab, &self.end_of_turn)
     }
 
     /// What turns text into its token ids and back; a copy of it can be used while the model is busy elsewhere.

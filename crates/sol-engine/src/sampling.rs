@@ -1,6 +1,7 @@
 //! From logits to a token. The order of steps and their meaning are those of transformers' `generate`: logit bias and
 //! penalties, then temperature, top-k, top-p, min-p and typical, each on what the one before left.
 
+use crate::constraint::Allowed;
 use crate::{Error, Result};
 
 /// How to choose the next token. The default is greedy.
@@ -105,9 +106,22 @@ impl Sampler {
 
     /// The next token.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        self.sample_among(logits, None)
+    }
+
+    /// The next token, one of those that are allowed.
+    pub(crate) fn sample_among(&mut self, logits: &[f32], allowed: Option<&Allowed>) -> u32 {
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         self.bias_and_penalties();
+        if let Some(allowed) = allowed {
+            allowed.apply(&mut self.logits);
+            // Where a bias forbids all that is allowed, it is the bias that gives way.
+            if self.logits.iter().all(|logit| *logit == f32::NEG_INFINITY) {
+                self.logits.copy_from_slice(logits);
+                allowed.apply(&mut self.logits);
+            }
+        }
         let id = if self.options.temperature == 0.0 { argmax(&self.logits) } else { self.draw() };
         self.step += 1;
         self.seen[id as usize].0 += 1;

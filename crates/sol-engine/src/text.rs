@@ -28,7 +28,13 @@ impl Text {
 
     /// The ids of a conversation as the model was trained on it, up to where its answer begins.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.chat_prompt_with(messages, serde_json::Map::new())
+    }
+
+    /// The same with further variables for the template, such as `tools`.
+    pub fn chat_prompt_with(&self, messages: &[Message], extra: serde_json::Map<String, serde_json::Value>) -> Result<Vec<u32>> {
         let (template, options) = self.chat_template()?;
+        let options = RenderOptions { extra, ..options };
         let tokenizer = self.tokenizer()?;
         let folded = self.system_as_user.then(|| fold_system_into_user(messages));
         Ok(template.encode(tokenizer, folded.as_deref().unwrap_or(messages), &options)?)

@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use sol_engine::{Event, Message, Request, TokenLogprob};
+use sol_engine::{Event, Finish, Request, TokenLogprob};
 use sol_text::Tokenizer;
 
 use crate::answer::{self, Form};
@@ -16,7 +16,9 @@ use crate::ask::{Usage, ask, reason};
 use crate::body::Raw;
 use crate::error::{Refused, Result};
 use crate::log::Record;
+pub(crate) use crate::messages::{ChatMessage, conversation};
 use crate::params::{Params, TOP_LOGPROBS, new_tokens, out_of_range};
+use crate::tools::{CallParser, Dialect, Piece, Tool, ToolChoice, Tools};
 use crate::{App, created, new_id};
 
 /// Fields of a chat alone.
@@ -26,93 +28,22 @@ struct ChatParams {
     max_completion_tokens: Option<i64>,
     logprobs: Option<bool>,
     top_logprobs: Option<i64>,
-    tools: Option<Vec<IgnoredAny>>,
-    tool_choice: Option<Value>,
+    tools: Option<Vec<Tool>>,
+    tool_choice: Option<ToolChoice>,
+    parallel_tool_calls: Option<bool>,
     functions: Option<Vec<IgnoredAny>>,
     function_call: Option<Value>,
     audio: Option<IgnoredAny>,
     modalities: Option<Vec<String>>,
 }
 
-/// A turn as clients write it.
-#[derive(Deserialize)]
-pub(crate) struct ChatMessage {
-    role: String,
-    content: Option<Content>,
-    tool_calls: Option<Vec<IgnoredAny>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a string or a list of parts such as {\"type\": \"text\", \"text\": ..}")]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Deserialize)]
-struct Part {
-    r#type: String,
-    text: Option<String>,
-}
-
-/// The turns as templates know them.
-pub(crate) fn conversation(messages: Vec<ChatMessage>) -> Result<Vec<Message>> {
-    if messages.is_empty() {
-        return Err(Refused::field("messages", "'messages' is empty: give at least one"));
+/// Refuses what a model would silently pass over.
+fn refuse_unsupported(params: &ChatParams) -> Result<()> {
+    if params.functions.as_ref().is_some_and(|list| !list.is_empty()) {
+        return Err(Refused::unsupported("functions", "the former way to give 'tools' is"));
     }
-    messages.into_iter().enumerate().map(|(i, message)| turn(i, message)).collect()
-}
-
-fn turn(i: usize, message: ChatMessage) -> Result<Message> {
-    let role = match message.role.as_str() {
-        "developer" => "system",
-        role @ ("system" | "user" | "assistant") => role,
-        "tool" | "function" => return Err(Refused::unsupported(&format!("messages[{i}].role"), "results of tools are")),
-        other => {
-            let name = format!("messages[{i}].role");
-            let message = format!("'{name}' is '{other}': it must be system, developer, user or assistant");
-            return Err(Refused::field(name, message));
-        }
-    };
-    if message.tool_calls.is_some_and(|calls| !calls.is_empty()) {
-        return Err(Refused::unsupported(&format!("messages[{i}].tool_calls"), "calls of tools are"));
-    }
-    let content = match message.content {
-        Some(Content::Text(text)) => text,
-        Some(Content::Parts(parts)) => {
-            let mut text = String::new();
-            for (j, part) in parts.into_iter().enumerate() {
-                let name = format!("messages[{i}].content[{j}]");
-                match part {
-                    Part { r#type, text: Some(part) } if r#type == "text" => text += &part,
-                    Part { r#type, .. } if r#type == "text" => {
-                        return Err(Refused::field(name.clone(), format!("'{name}' has no text")));
-                    }
-                    Part { r#type, .. } => return Err(Refused::unsupported(&name, &format!("parts of type '{type}' are"))),
-                }
-            }
-            text
-        }
-        None if role == "assistant" => String::new(),
-        None => {
-            let name = format!("messages[{i}].content");
-            return Err(Refused::field(name.clone(), format!("'{name}' is missing")));
-        }
-    };
-    Ok(Message::new(role, content))
-}
-
-/// Refuses tools: a model that was not shown them would silently answer in text.
-fn refuse_tools(params: &ChatParams) -> Result<()> {
-    let some = |list: &Option<Vec<IgnoredAny>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    if some(&params.tools) || some(&params.functions) {
-        let name = if some(&params.tools) { "tools" } else { "functions" };
-        return Err(Refused::unsupported(name, "calling tools is"));
-    }
-    for (name, choice) in [("tool_choice", &params.tool_choice), ("function_call", &params.function_call)] {
-        if choice.as_ref().is_some_and(|choice| !choice.is_null() && choice != "none" && choice != "auto") {
-            return Err(Refused::unsupported(name, "calling tools is"));
-        }
+    if params.function_call.as_ref().is_some_and(|choice| !choice.is_null() && choice != "none" && choice != "auto") {
+        return Err(Refused::unsupported("function_call", "the former way to give 'tool_choice' is"));
     }
     if params.audio.is_some() || params.modalities.as_ref().is_some_and(|list| list.iter().any(|kind| kind != "text")) {
         return Err(Refused::unsupported("modalities", "anything but text is"));
@@ -126,10 +57,12 @@ pub(crate) async fn completions(
     Extension(record): Extension<Arc<Record>>,
     raw: Raw,
 ) -> Result<Response> {
-    let (params, chat): (Params, ChatParams) = (raw.parse()?, raw.parse()?);
+    let (mut params, chat): (Params, ChatParams) = (raw.parse()?, raw.parse()?);
     drop(raw);
     let model = app.named(params.model.as_deref())?;
-    refuse_tools(&chat)?;
+    refuse_unsupported(&chat)?;
+    let mut shape = params.shape()?;
+    let tools = Tools::new(chat.tools, chat.tool_choice, chat.parallel_tool_calls)?;
     let settings = params.settings(&app.sampling, app.vocab)?;
     let wanted = match chat.max_completion_tokens {
         Some(_) => new_tokens("max_completion_tokens", chat.max_completion_tokens, 1)?,
@@ -137,13 +70,22 @@ pub(crate) async fn completions(
     };
     let top = top_logprobs(chat.logprobs, chat.top_logprobs)?;
     let messages = conversation(chat.messages)?;
-    let prompt = app.blocking(move |app| app.chat_prompt(&messages)).await?;
+    let tokenizer = app.text.tokenizer()?.clone();
+    let mut calls = None;
+    if let Some(tools) = &tools {
+        let dialect = Dialect::of(app.text.chat_template()?.0);
+        shape = tools.shape(&dialect, &tokenizer, shape)?;
+        calls = Some(Calls { parser: tools.parser(&dialect), marks: dialect.hidden_marks(&tokenizer), dialect });
+    }
+    let constraint = app.constraint(shape).await?;
+    let prompt = app.blocking(move |app| app.chat_prompt(messages, tools.as_ref())).await?;
     let request = Request {
         prompt,
         sampling: settings.sampling,
         // The end of the context is the end where nobody asks for another.
         max_tokens: wanted.unwrap_or(usize::MAX),
         stop: settings.stop,
+        constraint,
         ignore_eos: settings.ignore_eos,
         logprobs: top,
         ..Request::default()
@@ -154,9 +96,9 @@ pub(crate) async fn completions(
         created: created(),
         model,
         include_usage: settings.include_usage,
-        tokenizer: app.text.tokenizer()?.clone(),
+        tokenizer,
         logprobs: top.is_some(),
-        answers: (0..asked.choices()).map(|_| Answer::default()).collect(),
+        answers: vec![Answer { calls, ..Answer::default() }; asked.choices()],
     };
     if settings.stream { Ok(answer::streamed(asked, form)) } else { answer::whole(asked, form).await }
 }
@@ -172,11 +114,81 @@ fn top_logprobs(logprobs: Option<bool>, top: Option<i64>) -> Result<Option<usize
 }
 
 /// A choice as it grows.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Answer {
     text: String,
     logprobs: Vec<Value>,
     finish: &'static str,
+    /// What finds calls in it, where tools may be called.
+    calls: Option<Calls>,
+    /// The calls.
+    tool_calls: Vec<Value>,
+}
+
+#[derive(Clone)]
+struct Calls {
+    parser: CallParser,
+    dialect: Dialect,
+    /// Tokens that mark calls and have no text.
+    marks: Vec<(u32, &'static str)>,
+}
+
+impl Answer {
+    /// What a new token, if it is one, and the text that came with it are.
+    fn pieces(&mut self, id: Option<u32>, text: String) -> Vec<Piece> {
+        let Some(calls) = &mut self.calls else {
+            return Some(text).filter(|text| !text.is_empty()).map(Piece::Text).into_iter().collect();
+        };
+        let mut pieces = calls.parser.push(&text);
+        let mark = calls.marks.iter().find(|(mark, _)| Some(*mark) == id);
+        pieces.extend(mark.into_iter().flat_map(|(_, mark)| calls.parser.push(mark)));
+        pieces
+    }
+
+    /// The rest, and why it ended.
+    fn end(&mut self, text: String, finish: Finish) -> (Vec<Piece>, &'static str) {
+        let mut pieces = self.pieces(None, text);
+        let Some(calls) = &mut self.calls else { return (pieces, reason(finish)) };
+        pieces.extend(calls.parser.finish());
+        match reason(finish) {
+            "stop" if calls.parser.calls() > 0 => (pieces, "tool_calls"),
+            reason => (pieces, reason),
+        }
+    }
+
+    /// Takes a piece; what a stream says of it.
+    fn take(&mut self, piece: Piece) -> Value {
+        match piece {
+            Piece::Text(text) => {
+                self.text += &text;
+                json!({"content": text})
+            }
+            Piece::Call { name } => {
+                let id = self.calls.as_ref().map_or_else(String::new, |calls| calls.dialect.id());
+                let mut call = json!({"id": id, "type": "function", "function": {"name": name, "arguments": ""}});
+                self.tool_calls.push(call.clone());
+                call["index"] = (self.tool_calls.len() - 1).into();
+                json!({"tool_calls": [call]})
+            }
+            Piece::Arguments(more) => {
+                let index = self.tool_calls.len().saturating_sub(1);
+                if let Some(call) = self.tool_calls.last_mut() {
+                    let arguments = call["function"]["arguments"].as_str().unwrap_or_default();
+                    call["function"]["arguments"] = format!("{arguments}{more}").into();
+                }
+                json!({"tool_calls": [{"index": index, "function": {"arguments": more}}]})
+            }
+        }
+    }
+
+    fn message(&mut self) -> Value {
+        let content = Some(std::mem::take(&mut self.text)).filter(|text| !text.is_empty() || self.tool_calls.is_empty());
+        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        if !self.tool_calls.is_empty() {
+            message["tool_calls"] = std::mem::take(&mut self.tool_calls).into();
+        }
+        message
+    }
 }
 
 struct ChatForm {
@@ -225,39 +237,57 @@ pub(crate) fn finite(logprob: Option<f32>) -> Option<f32> {
 
 impl Form for ChatForm {
     fn chunks(&mut self, choice: usize, event: Event) -> Vec<Value> {
-        match event {
-            Event::Read { .. } => vec![self.chunk(choice, json!({"role": "assistant", "content": ""}), None, None)],
-            // Its text comes with a later token.
-            Event::Token { text, logprob: None, .. } if text.is_empty() => Vec::new(),
-            Event::Token { text, logprob, .. } => vec![self.chunk(choice, json!({"content": text}), logprob.as_ref(), None)],
-            Event::Done { text, finish } => {
-                let rest = (!text.is_empty()).then(|| self.chunk(choice, json!({"content": text}), None, None));
-                rest.into_iter().chain([self.chunk(choice, json!({}), None, Some(reason(finish)))]).collect()
+        let answer = &mut self.answers[choice];
+        let (pieces, logprob, finish) = match event {
+            Event::Read { .. } => {
+                // Where calls may come, there may be no text at all.
+                let content = if answer.calls.is_some() { Value::Null } else { "".into() };
+                return vec![self.chunk(choice, json!({"role": "assistant", "content": content}), None, None)];
             }
-            Event::Failed(_) => Vec::new(),
+            Event::Token { id, text, logprob } => (answer.pieces(Some(id), text), logprob, None),
+            Event::Done { text, finish } => {
+                let (pieces, reason) = answer.end(text, finish);
+                (pieces, None, Some(reason))
+            }
+            Event::Failed(_) => return Vec::new(),
+        };
+        let mut deltas: Vec<Value> = pieces.into_iter().map(|piece| answer.take(piece)).collect();
+        // The text of a token may come with a later one, its log-probability comes now.
+        if deltas.is_empty() && logprob.is_some() {
+            deltas.push(if answer.calls.is_some() { json!({}) } else { json!({"content": ""}) });
         }
+        let mut logprob = logprob.as_ref();
+        let mut chunks: Vec<Value> = deltas.into_iter().map(|delta| self.chunk(choice, delta, logprob.take(), None)).collect();
+        chunks.extend(finish.map(|reason| self.chunk(choice, json!({}), None, Some(reason))));
+        chunks
     }
 
     fn collect(&mut self, choice: usize, event: Event) {
-        match event {
-            Event::Token { text, logprob, .. } => {
+        let answer = &mut self.answers[choice];
+        let pieces = match event {
+            Event::Token { id, text, logprob } => {
+                let pieces = answer.pieces(Some(id), text);
                 let entry = logprob.map(|logprob| self.logprob(&logprob));
-                self.answers[choice].text += &text;
                 self.answers[choice].logprobs.extend(entry);
+                pieces
             }
             Event::Done { text, finish } => {
-                self.answers[choice].text += &text;
-                self.answers[choice].finish = reason(finish);
+                let (pieces, reason) = answer.end(text, finish);
+                answer.finish = reason;
+                pieces
             }
-            Event::Read { .. } | Event::Failed(_) => {}
+            Event::Read { .. } | Event::Failed(_) => Vec::new(),
+        };
+        for piece in pieces {
+            self.answers[choice].take(piece);
         }
     }
 
     fn whole(&mut self, usage: Usage) -> Value {
         let with_logprobs = self.logprobs;
-        let choice = |(i, answer): (usize, Answer)| {
+        let choice = |(i, mut answer): (usize, Answer)| {
             let logprobs = with_logprobs.then(|| json!({"content": answer.logprobs, "refusal": null}));
-            let message = json!({"role": "assistant", "content": answer.text, "refusal": null});
+            let message = answer.message();
             json!({"index": i, "message": message, "logprobs": logprobs, "finish_reason": answer.finish})
         };
         let choices: Vec<Value> = std::mem::take(&mut self.answers).into_iter().enumerate().map(choice).collect();

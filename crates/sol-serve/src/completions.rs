@@ -42,13 +42,14 @@ pub(crate) async fn completions(
     Extension(record): Extension<Arc<Record>>,
     raw: Raw,
 ) -> Result<Response> {
-    let (params, own): (Params, CompletionParams) = (raw.parse()?, raw.parse()?);
+    let (mut params, own): (Params, CompletionParams) = (raw.parse()?, raw.parse()?);
     drop(raw);
     let model = app.named(params.model.as_deref())?;
     if own.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(Refused::unsupported("suffix", "filling in the middle is"));
     }
     let settings = params.settings(&app.sampling, app.vocab)?;
+    let shape = params.shape()?;
     let echo = own.echo.unwrap_or(false);
     // Nothing new is an answer where the prompt is: its log-probabilities.
     let wanted = new_tokens("max_tokens", params.max_tokens, usize::from(!echo))?.unwrap_or(MAX_TOKENS);
@@ -64,12 +65,14 @@ pub(crate) async fn completions(
     let add_bos = own.add_special_tokens.unwrap_or(true);
     let read =
         app.blocking(move |app| prompts.into_iter().map(|prompt| encode(app, prompt, add_bos)).collect::<Result<Vec<_>>>());
+    let constraint = app.constraint(shape).await?;
     let (prompts, echoes): (Vec<Vec<u32>>, Vec<Echo>) = read.await?.into_iter().unzip();
     let request = |prompt| Request {
         prompt,
         sampling: settings.sampling.clone(),
         max_tokens: wanted,
         stop: settings.stop.clone(),
+        constraint: constraint.clone(),
         ignore_eos: settings.ignore_eos,
         continues: true,
         logprobs,

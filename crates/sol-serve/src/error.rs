@@ -146,6 +146,7 @@ impl From<&sol_engine::Error> for Refused {
             E::EmptyPrompt
             | E::UnknownToken { .. }
             | E::BadOption { .. }
+            | E::Grammar { .. }
             | E::NoChatTemplate
             | E::NoTokenizer { .. }
             | E::Text(_) => Self::new(StatusCode::BAD_REQUEST, message).code("invalid_value"),

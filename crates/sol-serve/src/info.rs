@@ -142,7 +142,7 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, raw: Raw) -> Result<Js
             let encode = move |app: &App| Ok(app.text.tokenizer()?.encode(&text, Encode { add_bos, parse_special: true })?);
             app.blocking(encode).await?
         }
-        (None, Some(messages)) => app.blocking(move |app| app.chat_prompt(&messages)).await?,
+        (None, Some(messages)) => app.blocking(move |app| app.chat_prompt(messages, None)).await?,
         _ => return Err(Refused::field("prompt", "give either 'prompt' or 'messages'")),
     };
     let tokenizer = app.text.tokenizer()?;

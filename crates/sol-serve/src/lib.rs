@@ -1,7 +1,8 @@
 //! OpenAI's HTTP API over the serving engine.
 //!
 //! Read in this order: [`Server`] (`server`: connections, routes, shutdown), `body` and `params` (what comes in and is refused),
-//! `chat` and `completions` (the endpoints), `ask` (requests to the engine), `answer` (events to JSON, whole or streamed), `error`
+//! `chat` and `completions` (the endpoints), `guided` (answers of a
+//! form) and `tools` (calls of a client's functions), `ask` (requests to the engine), `answer` (events to JSON, whole or streamed), `error`
 //! (OpenAI's error object), `info` (the small endpoints), `metrics`, `log`.
 //!
 //! **Invariants.** No field that means something is silently ignored. A client that goes away frees its place at once. Whatever a
@@ -13,24 +14,29 @@ mod body;
 mod chat;
 mod completions;
 mod error;
+mod guided;
 mod info;
 mod log;
+mod messages;
 mod metrics;
 mod params;
 mod server;
+mod tools;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use sol_engine::{LanguageModel, Message, Sampling, Serving, ServingOptions, Text};
+use sol_engine::{Constrainer, LanguageModel, Message, Sampling, Serving, ServingOptions, Text};
 
 pub use error::Error;
 pub use server::Server;
 
 use error::{Refused, Result};
 use metrics::Metrics;
+use tokio::sync::Semaphore;
+use tools::{Tools, flattened};
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -66,6 +72,11 @@ struct App {
     text: Text,
     sampling: Sampling,
     vocab: usize,
+    /// Tokens that end a turn.
+    ends: Vec<u32>,
+    constrainer: OnceLock<Constrainer>,
+    /// Taken by those who read a grammar.
+    readers: Arc<Semaphore>,
     context: usize,
     sequences: usize,
     architecture: &'static str,
@@ -88,6 +99,9 @@ impl App {
             text: model.text().clone(),
             sampling: model.default_sampling().clone(),
             vocab: model.spec().vocab,
+            ends: model.end_of_turn().to_vec(),
+            constrainer: OnceLock::new(),
+            readers: Arc::new(Semaphore::new(guided::READERS)),
             context: model.context(),
             sequences: model.engine().sequences(),
             architecture: model.spec().architecture,
@@ -114,10 +128,22 @@ impl App {
         Err(Refused::field("model", message).status(StatusCode::NOT_FOUND).code("model_not_found"))
     }
 
-    fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let whole: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+    /// The tokens of a conversation in which the model is shown these tools.
+    fn chat_prompt(&self, mut messages: Vec<Message>, tools: Option<&Tools>) -> Result<Vec<u32>> {
+        let mut extra = serde_json::Map::new();
+        let (template, _) = self.text.chat_template()?;
+        if !template.supports_tools() {
+            messages = flattened(messages);
+        }
+        match tools {
+            Some(tools) if template.supports_tools() => drop(extra.insert("tools".into(), tools.json())),
+            Some(tools) => messages = tools.told(template, messages),
+            None => {}
+        }
+        let more = messages.iter().flat_map(|message| message.more.values()).chain(extra.values()).map(ToString::to_string);
+        let whole: Vec<String> = messages.iter().map(|message| message.content.clone()).chain(more).collect();
         self.text.check_length(&whole.join("\n"))?;
-        Ok(self.text.chat_prompt(messages)?)
+        Ok(self.text.chat_prompt_with(&messages, extra)?)
     }
 
     /// Work of milliseconds and more, aside, so that it holds up no stream.

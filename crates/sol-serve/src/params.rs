@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 use sol_engine::Sampling;
 
 use crate::error::{Refused, Result};
+use crate::guided::{Guided, ResponseFormat, Shape, shape};
 
 /// Most answers of one request.
 pub(crate) const CHOICES: usize = 128;
@@ -40,21 +41,16 @@ pub(crate) struct Params {
     repetition_penalty: Option<f64>,
     ignore_eos: Option<bool>,
     response_format: Option<ResponseFormat>,
-    guided_json: Option<IgnoredAny>,
-    guided_regex: Option<IgnoredAny>,
-    guided_choice: Option<IgnoredAny>,
-    guided_grammar: Option<IgnoredAny>,
-    structured_outputs: Option<IgnoredAny>,
+    guided_json: Option<Value>,
+    guided_regex: Option<String>,
+    guided_choice: Option<Vec<String>>,
+    guided_grammar: Option<String>,
+    structured_outputs: Option<Guided>,
 }
 
 #[derive(Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct ResponseFormat {
-    r#type: String,
 }
 
 /// `"a"` or `["a", "b"]`.
@@ -80,7 +76,6 @@ pub(crate) struct Settings {
 impl Params {
     /// Checks them. What is not given is as the model's authors ask for; greedy where they ask for nothing.
     pub(crate) fn settings(&self, defaults: &Sampling, vocab: usize) -> Result<Settings> {
-        self.refuse_unsupported()?;
         let n = self.n.unwrap_or(1);
         let n = usize::try_from(n).ok().filter(|n| (1..=CHOICES).contains(n));
         let n = n.ok_or_else(|| out_of_range("n", self.n, format!("from 1 to {CHOICES}")))?;
@@ -101,22 +96,11 @@ impl Params {
         })
     }
 
-    fn refuse_unsupported(&self) -> Result<()> {
-        if let Some(format) = self.response_format.as_ref().filter(|format| format.r#type != "text") {
-            let what = format!("answers of type '{}' are", format.r#type);
-            return Err(Refused::unsupported("response_format", &what));
-        }
-        let guided = [
-            ("guided_json", &self.guided_json),
-            ("guided_regex", &self.guided_regex),
-            ("guided_choice", &self.guided_choice),
-            ("guided_grammar", &self.guided_grammar),
-            ("structured_outputs", &self.structured_outputs),
-        ];
-        match guided.into_iter().find(|(_, given)| given.is_some()) {
-            Some((name, _)) => Err(Refused::unsupported(name, "constrained answers are")),
-            None => Ok(()),
-        }
+    /// The form that the answer must have.
+    pub(crate) fn shape(&mut self) -> Result<Option<Shape>> {
+        let guided =
+            Guided::new(self.guided_json.take(), self.guided_regex.take(), self.guided_choice.take(), self.guided_grammar.take());
+        shape(self.response_format.take(), guided, self.structured_outputs.take())
     }
 
     fn sampling(&self, defaults: &Sampling, vocab: usize) -> Result<Sampling> {

@@ -1,6 +1,7 @@
 //! One turn of a conversation.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -9,12 +10,21 @@ pub struct Message {
     pub role: String,
     /// What they say.
     pub content: String,
+    /// What else templates know of a turn, as `tool_calls`, `tool_call_id` and `name`.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 impl Message {
     /// A message of any role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), more: Map::new() }
+    }
+
+    /// The same turn with a further field.
+    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(field.to_owned(), value.into());
+        self
     }
 
     /// What the user says.

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use jiff::civil::DateTime;
 use minijinja::Environment;
 use minijinja::value::{Serde, Value};
+use serde_json::json;
 
 use crate::hf::{read_json, read_optional, text};
 use crate::jinja::{self, Refusal};
@@ -34,6 +35,7 @@ struct Inner {
     /// Whether the model has a system prompt whatever its template lets through.
     system: bool,
     supports_system: OnceLock<bool>,
+    supports_tools: OnceLock<bool>,
 }
 
 /// What a template may refer to beside the messages.
@@ -45,7 +47,7 @@ pub struct RenderOptions {
     pub bos_token: String,
     /// The text of the token that ends one.
     pub eos_token: String,
-    /// Further variables, such as `date_string` or `enable_thinking`.
+    /// Further variables, such as `tools`, `date_string` or `enable_thinking`.
     pub extra: serde_json::Map<String, serde_json::Value>,
     /// The time that `strftime_now` tells; the clock's if absent.
     pub now: Option<DateTime>,
@@ -59,7 +61,8 @@ impl ChatTemplate {
 
     fn build(source: &str, system: bool) -> Result<Self> {
         let env = jinja::on_large_stack(|| jinja::environment(source).map_err(|e| describe(&e)))?;
-        Ok(Self { inner: Arc::new(Inner { source: source.to_owned(), env, system, supports_system: OnceLock::new() }) })
+        let (supports_system, supports_tools) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { inner: Arc::new(Inner { source: source.to_owned(), env, system, supports_system, supports_tools }) })
     }
 
     /// ChatML, the form to assume where a model brings no template:
@@ -77,6 +80,7 @@ impl ChatTemplate {
                 env: self.inner.env.clone(),
                 system: false,
                 supports_system: OnceLock::new(),
+                supports_tools: OnceLock::new(),
             }),
         }
     }
@@ -132,8 +136,22 @@ impl ChatTemplate {
         })
     }
 
+    /// Whether tools, an extra variable, reach the model. Found out by rendering one.
+    pub fn supports_tools(&self) -> bool {
+        *self.inner.supports_tools.get_or_init(|| {
+            const SENTINEL: &str = "solarium_tool_sentinel";
+            let function = json!({"name": SENTINEL, "description": "x", "parameters": {"type": "object", "properties": {}}});
+            let tools = json!([{"type": "function", "function": function}]);
+            let extra = serde_json::Map::from_iter([("tools".to_owned(), tools)]);
+            let options = RenderOptions { add_generation_prompt: true, extra, ..RenderOptions::default() };
+            let prompt = self.render_unchecked(&[Message::user("x")], &options);
+            prompt.is_ok_and(|prompt| prompt.contains(SENTINEL))
+        })
+    }
+
     fn render_unchecked(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
-        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        let more = |message: &Message| message.more.values().map(|value| value.to_string().len()).sum::<usize>();
+        let bytes: usize = messages.iter().map(|message| message.content.len() + more(message)).sum();
         // Tools come as an extra variable, and templates walk through every property of theirs.
         let extra: usize = options.extra.values().map(|value| value.to_string().len()).sum();
         let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64 / BYTES_PER_FUEL + extra as u64;

@@ -116,3 +116,10 @@ fn a_model_without_system_prompts_says_so() {
     assert!(error.to_string().contains("--system-as-user"), "{error}");
     assert!(solar.render(&[Message::user("Hi")], &RenderOptions::default()).is_ok());
 }
+
+#[test]
+fn which_templates_know_tools() {
+    for (name, knows) in [("llama3.1", true), ("smollm2", false), ("solar", false), ("phi3.5-moe", false), ("gemma2", false)] {
+        assert_eq!(load(name).0.supports_tools(), knows, "{name}");
+    }
+}

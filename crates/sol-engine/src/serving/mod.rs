@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
+use crate::constraint::Constraint;
 use crate::generate::{Finish, Interrupt};
 use crate::load::LanguageModel;
 use crate::sampling::Sampling;
@@ -34,7 +35,9 @@ pub struct Request {
     pub stop: Vec<String>,
     /// The answer goes on in the middle of the prompt's text: a space that it begins with is kept, which decoding drops elsewhere.
     pub continues: bool,
-    /// Go on after tokens that end a turn.
+    /// The form that the answer must have; where its text is complete, it ends.
+    pub constraint: Option<Constraint>,
+    /// Go on after tokens that end a turn, but not behind the end that a constraint has.
     pub ignore_eos: bool,
     /// With each new token its log-probability and those of so many likeliest.
     pub logprobs: Option<usize>,

@@ -138,7 +138,9 @@ impl Scheduler {
         self.model.engine.model().checkpoint().unchanged()?;
         let sampler = Sampler::new(request.sampling.clone(), self.model.spec().vocab, &request.prompt)?;
         let stream = self.model.tokenizer()?.stream(true);
-        Ok((sampler, if request.continues { stream.continuing() } else { stream }))
+        // A constraint counts every byte.
+        let whole = request.continues || request.constraint.is_some();
+        Ok((sampler, if whole { stream.continuing() } else { stream }))
     }
 
     /// How many tokens each slot has in the next pass.

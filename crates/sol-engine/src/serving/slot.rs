@@ -7,7 +7,7 @@ use sol_text::TokenStream;
 use super::{Event, Job, Request, Sink, TokenLogprob};
 use crate::engine::Sequence;
 use crate::error::Error;
-use crate::generate::Finish;
+use crate::generate::{Finish, choose};
 use crate::sampling::Sampler;
 use crate::stop::StopStrings;
 
@@ -95,10 +95,18 @@ impl Slot {
         if self.request.max_tokens == 0 {
             return self.done(Finish::MaxTokens);
         }
-        let id = self.sampler.sample(logits);
-        if !self.request.ignore_eos && ends.contains(&id) {
+        let id = match choose(&mut self.sampler, &mut self.request.constraint, logits) {
+            Ok(id) => id,
+            Err(error) => return self.fail(&Arc::new(error)),
+        };
+        let constraint = self.request.constraint.as_mut();
+        if ends.contains(&id) && (!self.request.ignore_eos || constraint.is_some()) {
             return self.done(Finish::EndOfTurn);
         }
+        let complete = match constraint.map(|constraint| constraint.take(id)).transpose() {
+            Ok(complete) => complete.unwrap_or(false),
+            Err(error) => return self.fail(&Arc::new(error)),
+        };
         let mut text = String::new();
         let piece = self.stream.push(id);
         let stopped = self.stops.push(&piece, &mut text);
@@ -107,6 +115,9 @@ impl Slot {
         (self.sink)(Event::Token { id, text, logprob });
         if stopped {
             return self.done(Finish::StopString);
+        }
+        if complete {
+            return self.done(Finish::EndOfTurn);
         }
         if self.tokens.len() - prompt >= self.request.max_tokens {
             return self.done(Finish::MaxTokens);
@@ -132,8 +143,10 @@ impl Slot {
         false
     }
 
-    pub(super) fn fail(&mut self, error: &Arc<Error>) {
+    /// Says that there is no result.
+    pub(super) fn fail(&mut self, error: &Arc<Error>) -> bool {
         (self.sink)(Event::Failed(Arc::clone(error)));
+        false
     }
 
     /// Tokens of the prompt, and those of them that were cached.

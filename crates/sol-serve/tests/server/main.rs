@@ -3,4 +3,6 @@
 mod api;
 mod errors;
 mod going;
+mod guided;
 mod support;
+mod tools;

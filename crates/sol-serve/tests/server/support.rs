@@ -19,8 +19,12 @@ pub(crate) const ANSWER: &str = "an8 wat count: c wereouZone";
 
 /// A tiny checkpoint of `xtools/make_model_fixtures.py`.
 pub(crate) fn open(name: &str, options: sol_engine::Options) -> LanguageModel {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", name].iter().collect();
-    LanguageModel::open(&path, options).unwrap()
+    LanguageModel::open(&fixture(name), options).unwrap()
+}
+
+/// Where it is.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", name].iter().collect()
 }
 
 /// A running server; dropping it ends it.

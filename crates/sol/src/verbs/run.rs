@@ -12,12 +12,12 @@ mod save;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
-use sol_engine::{Generation, LanguageModel, Message};
+use anyhow::{Context, Result, bail};
+use sol_engine::{Constraint, Generation, Grammar, LanguageModel, Message};
 
 use crate::common::{Output, RunOptions, note, print};
 use crate::ctrl_c;
@@ -28,6 +28,7 @@ const EXAMPLES: &str = "Examples:
   git diff | sol run \"Write a commit message for this.\"
   sol run -m solar-pro --system \"Answer in French.\" --system-as-user \"Why is the sky blue?\"
   sol run --raw --temperature 0.8 --seed 1 -n 64 \"Once upon a time\"
+  sol run --json-schema person.json \"Who wrote Faust?\"   # the answer is JSON of that schema
   sol run -m model.gguf --ids 1,2,3 -n 8 --ignore-eos --json";
 
 /// Where `--help` lists a flag.
@@ -66,6 +67,12 @@ pub(crate) struct Args {
     /// Go on after end-of-turn tokens
     #[arg(long, help_heading = ANSWER)]
     ignore_eos: bool,
+    /// Answer in JSON of the schema in this file
+    #[arg(long, value_name = "FILE", help_heading = ANSWER, conflicts_with = "grammar")]
+    json_schema: Option<PathBuf>,
+    /// Answer as the grammar in this file has it (llguidance's variant of Lark)
+    #[arg(long, value_name = "FILE", help_heading = ANSWER)]
+    grammar: Option<PathBuf>,
     /// When the context is full, forget the older half of it and go on, instead of an error
     #[arg(long, help_heading = ANSWER)]
     shift: bool,
@@ -142,8 +149,21 @@ impl Args {
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
             shift: self.shift,
+            constraint: self.constraint(model)?,
             ..Generation::default()
         })
+    }
+
+    fn constraint(&self, model: &LanguageModel) -> Result<Option<Constraint>> {
+        let Some(path) = self.json_schema.as_ref().or(self.grammar.as_ref()) else { return Ok(None) };
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("{shown} can not be read"))?;
+        let grammar = if self.json_schema.is_some() {
+            Grammar::JsonSchema(serde_json::from_str(&text).with_context(|| format!("{shown} is not JSON"))?)
+        } else {
+            Grammar::Lark(text)
+        };
+        Ok(Some(model.constrainer()?.constraint(&grammar).with_context(|| shown.to_string())?))
     }
 }
 

@@ -339,3 +339,32 @@ fn a_pipe_that_stays_silent_is_no_trap() {
     assert!(run.stderr.contains("nothing came on stdin"), "{}", run.stderr);
     assert_eq!(run.ok(), format!("{ANSWER}\n"));
 }
+
+#[test]
+fn an_answer_has_the_form_that_a_file_describes() {
+    let machine = Machine::new();
+    let model = fixture("chat-tiny");
+    let write = |name: &str, text: &str| std::fs::write(machine.dir.path().join(name), text).unwrap();
+    write(
+        "schema.json",
+        r#"{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": false}"#,
+    );
+    write("sum.lark", "start: /[0-9]{2}/ \"+\" /[0-9]{2}/\n");
+    write("never.json", r#"{"type": "integer", "minimum": 2, "maximum": 1}"#);
+    write("text.txt", "no JSON");
+    let run = |args: &[&str]| machine.run(&[&["run", "-m", &model, "--temperature", "2", PROMPT], args].concat());
+    for seed in ["1", "2", "3"] {
+        assert!(json(&run(&["--json-schema", "schema.json", "--seed", seed]).ok())["ok"].is_boolean());
+        let sum = run(&["--grammar", "sum.lark", "--seed", seed]).ok();
+        assert!(sum.len() == 6 && sum.as_bytes()[2] == b'+', "{sum}");
+    }
+    for (args, part) in [
+        (["--json-schema", "nothing.json"], "nothing.json can not be read"),
+        (["--json-schema", "text.txt"], "text.txt is not JSON"),
+        (["--json-schema", "never.json"], "minimum (2) is greater"),
+        (["--grammar", "text.txt"], "text.txt"),
+    ] {
+        let error = run(&args).error();
+        assert!(error.contains(part), "{error}");
+    }
+}
