@@ -158,7 +158,7 @@ pub(crate) async fn completions(
         logprobs: top.is_some(),
         answers: (0..asked.choices()).map(|_| Answer::default()).collect(),
     };
-    if settings.stream { Ok(answer::streamed(asked, form)) } else { answer::whole(asked, form).await }
+    if settings.stream { answer::streamed(asked, form).await } else { answer::whole(asked, form).await }
 }
 
 fn top_logprobs(logprobs: Option<bool>, top: Option<i64>) -> Result<Option<usize>> {

@@ -12,11 +12,15 @@ mod ask;
 mod body;
 mod chat;
 mod completions;
+mod embeddings;
 mod error;
+mod host;
 mod info;
 mod log;
 mod metrics;
+mod openapi;
 mod params;
+mod responses;
 mod server;
 
 use std::sync::Arc;
