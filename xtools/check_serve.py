@@ -163,6 +163,57 @@ def echo(client, model):
         assert choice.text.startswith(token, offset), (token, offset)
 
 
+RESPONSE_EVENTS = "created in_progress output_item.added content_part.added output_text.delta output_text.done content_part.done output_item.done"
+
+
+@check
+def responses(client, model):
+    arguments = {"model": model, "max_output_tokens": 24, "temperature": 0}
+    answer = client.responses.create(input=HELLO, **arguments)
+    assert answer.object == "response" and answer.status in ("completed", "incomplete") and answer.output_text
+    assert answer.output[0].role == "assistant" and answer.output[0].content[0].annotations == []
+    usage = answer.usage
+    assert usage.input_tokens + usage.output_tokens == usage.total_tokens and usage.output_tokens <= 24
+    assert usage.output_tokens_details.reasoning_tokens == 0
+    chat = client.chat.completions.create(model=model, messages=HELLO, max_tokens=24, temperature=0)
+    assert chat.choices[0].message.content == answer.output_text
+    again = client.responses.create(input=HELLO[0]["content"], **arguments)
+    assert again.output_text == answer.output_text and again.usage.input_tokens_details.cached_tokens > 0
+    events = list(client.responses.create(input=HELLO, stream=True, **arguments))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = list(dict.fromkeys(event.type for event in events))
+    assert kinds == [f"response.{name}" for name in RESPONSE_EVENTS.split()] + [f"response.{answer.status}"], kinds
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == answer.output_text
+    assert events[-1].response.output_text == answer.output_text and events[-1].response.usage.total_tokens
+    with client.responses.stream(input=HELLO, **arguments) as stream:
+        for event in stream:
+            pass
+        assert stream.get_final_response().output_text == answer.output_text
+    turns = [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}, {"role": "assistant", "content": "y"}, *HELLO]
+    assert client.responses.create(input=turns, **arguments).output_text
+    refused(openai.BadRequestError, lambda: client.responses.create(input="x", previous_response_id="resp_1", **arguments), "not kept", "previous_response_id")
+    schema = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}}
+    refused(openai.BadRequestError, lambda: client.responses.create(input="x", text=schema, **arguments), "", "text.format")
+
+
+@check
+def embeddings(client, model):
+    texts = ["A cat sat on the mat.", "A kitten sat on the rug.", "Compound interest accrues monthly."]
+    # The package asks for base64 where nobody says how.
+    packed = client.embeddings.create(model=model, input=texts)
+    plain = client.embeddings.create(model=model, input=texts, encoding_format="float")
+    assert [entry.index for entry in packed.data] == [0, 1, 2] and packed.usage.prompt_tokens == packed.usage.total_tokens > 10
+    for one, other in zip(packed.data, plain.data):
+        assert all(abs(a - b) < 1e-7 for a, b in zip(one.embedding, other.embedding, strict=True))
+        assert abs(math.hypot(*one.embedding) - 1) < 1e-5
+    ids = client.post("/../tokenize", body={"prompt": texts[0]}, cast_to=object)["tokens"]
+    for given in (texts[0], ids, [ids]):
+        (one,) = client.embeddings.create(model=model, input=given, encoding_format="float").data
+        assert one.embedding == plain.data[0].embedding, given
+    refused(openai.BadRequestError, lambda: client.embeddings.create(model=model, input="x", dimensions=8), "dimensions", "dimensions")
+    refused(openai.BadRequestError, lambda: client.embeddings.create(model=model, input=""), "empty", "input")
+
+
 @check
 def errors(client, model):
     def ask(**more):

@@ -164,6 +164,7 @@ impl Asked {
                 let _ = self.guard.record.finish.set(reason(*finish));
                 if self.left == 0 {
                     metrics.done.fetch_add(1, Ordering::Relaxed);
+                    metrics.whole.add(self.begun.elapsed());
                 }
             }
             Event::Failed(error) => {
