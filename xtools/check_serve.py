@@ -12,10 +12,12 @@ answer shows as an exception or a None where a value is looked at.
 
 import argparse
 import concurrent.futures
+import http.client
 import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -249,6 +251,55 @@ def many_at_once(client, model):
     alone = [ask(i) for i in range(8)]
     with concurrent.futures.ThreadPoolExecutor(8) as crew:
         assert list(crew.map(ask, range(8))) == alone
+
+
+@check
+def bad_input_disturbs_nobody(client, model):
+    address = (client.base_url.host, client.base_url.port)
+    head = {"Content-Type": "application/json", "Authorization": f"Bearer {client.api_key}"}
+
+    def status(body, headers=head, path="/v1/chat/completions"):
+        connection = http.client.HTTPConnection(*address, timeout=60)
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        error = json.loads(response.read())["error"]
+        assert error["message"] and error["type"], error
+        return response.status
+
+    def text(i):
+        extra = {"ignore_eos": True}
+        stream = client.completions.create(model=model, prompt=f"Story {i}", max_tokens=200, seed=i, temperature=0.9, stream=True, extra_body=extra)
+        return "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
+
+    def chat_of(**more):
+        return json.dumps({"messages": HELLO, "max_tokens": 2, **more}).encode()
+
+    alone = [text(i) for i in range(4)]
+    slow = [socket.create_connection(address) for _ in range(50)]
+    for connection in slow:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-le")
+    with concurrent.futures.ThreadPoolExecutor(4) as crew:
+        jobs = [crew.submit(text, i) for i in range(4)]
+        for body, expected in [
+            (b"{", 400), (b"", 400), (b"nonsense", 400), (b"[" * 100_000, 400), (b'{"messages": "\xff"}', 400), (b"[1]", 400),
+            (b'{"temperature": NaN}', 400), (b" " * 100_000_000, 413), (chat_of(stop=["x"] * 10_000), 400), (chat_of(n=1000), 400),
+            (chat_of(max_tokens=-1), 400), (chat_of(temperature="hot"), 400), (chat_of(model="none"), 404),
+            (chat_of(messages=[{"role": "user", "content": "x " * 3_000_000}]), 400),
+        ]:
+            assert status(body) == expected, (body[:50], expected)
+        assert status(b"{}", {**head, "Content-Type": "text/plain"}) == 415
+        assert status(b"{}", head, "/v1/../../etc/passwd") == 404
+        for bomb in (b"x-bomb: 1\r\n" * 20_000, b"x-bomb: " + b"1" * 1_000_000):
+            with socket.create_connection(address, timeout=60) as connection:
+                try:
+                    connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + bomb + b"\r\n\r\n")
+                    answer = connection.recv(100)
+                except OSError:
+                    answer = b""  # it had heard enough
+            assert not answer or b" 431 " in answer, answer
+        assert [job.result() for job in jobs] == alone
+    for connection in slow:
+        connection.close()
 
 
 @check

@@ -43,9 +43,12 @@ pub(super) struct Shared {
 #[serde(untagged)]
 enum Stop {
     One(String),
-    #[schema(max_items = 64)]
-    Many(Vec<String>),
+    Many(Stops),
 }
+
+#[derive(Serialize, ToSchema)]
+#[schema(max_items = 64)]
+struct Stops(Vec<String>);
 
 /// What chat and plain completions share.
 #[derive(Serialize, ToSchema)]
@@ -144,13 +147,22 @@ pub(super) struct CompletionRequest {
 #[serde(untagged)]
 enum Texts {
     One(String),
-    #[schema(min_items = 1)]
-    Many(Vec<String>),
-    #[schema(min_items = 1)]
-    Tokens(Vec<u32>),
-    #[schema(min_items = 1)]
-    ManyTokens(Vec<Vec<u32>>),
+    Many(TextList),
+    Tokens(TokenList),
+    ManyTokens(TokenLists),
 }
+
+#[derive(Serialize, ToSchema)]
+#[schema(min_items = 1)]
+struct TextList(Vec<String>);
+
+#[derive(Serialize, ToSchema)]
+#[schema(min_items = 1)]
+struct TokenList(Vec<u32>);
+
+#[derive(Serialize, ToSchema)]
+#[schema(min_items = 1)]
+struct TokenLists(Vec<TokenList>);
 
 /// A text or a conversation to answer.
 #[derive(Serialize, ToSchema)]
@@ -172,9 +184,12 @@ pub(super) struct ResponseRequest {
 #[serde(untagged)]
 enum ResponseInput {
     Text(String),
-    #[schema(min_items = 1)]
-    Items(Vec<ResponseItem>),
+    Items(ResponseItems),
 }
+
+#[derive(Serialize, ToSchema)]
+#[schema(min_items = 1)]
+struct ResponseItems(Vec<ResponseItem>);
 
 #[derive(Serialize, ToSchema)]
 struct ResponseItem {

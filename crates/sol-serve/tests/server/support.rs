@@ -1,6 +1,6 @@
 //! A server on a port of its own, with a tiny model, and the simplest of clients.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
