@@ -102,7 +102,10 @@ fn bodies_that_are_none() {
     assert!(long.0 == 400 && long.3.len() < 1100, "{long:?}");
     assert_eq!(send(&vec![b' '; 9 << 20]).0, 413);
     // The same without a length.
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{}: {}\r\ntransfer-encoding: chunked\r\n\r\n", JSON.0, JSON.1);
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{}: {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        JSON.0, JSON.1
+    );
     let piece = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
     assert!(raw(server.address, (head + &piece.repeat(9) + "0\r\n\r\n").as_bytes()).contains(" 413 "));
     let (status, ..) = server.send("POST", CHAT, &[("content-type", "text/plain")], b"{}").error();
