@@ -27,7 +27,7 @@ for _ in $(seq 600); do [ -s "$work/line" ] && break; sleep 0.1; done
 url=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["url"])' "$work/line")
 
 step node client.mjs "$url" $key
-step "$work/venv/bin/schemathesis" run "${url%/v1}/openapi.json" --header "Authorization: Bearer $key" \
+step env -C "$work" venv/bin/schemathesis run "${url%/v1}/openapi.json" --header "Authorization: Bearer $key" \
   --phases examples,coverage,fuzzing --max-examples 40 --generation-deterministic --workers 2 --suppress-health-check all \
   --exclude-checks positive_data_acceptance
 

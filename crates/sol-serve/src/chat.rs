@@ -131,10 +131,8 @@ pub(crate) async fn completions(
     let model = app.named(params.model.as_deref())?;
     refuse_tools(&chat)?;
     let settings = params.settings(&app.sampling, app.vocab)?;
-    let wanted = match chat.max_completion_tokens {
-        Some(_) => new_tokens("max_completion_tokens", chat.max_completion_tokens, 1)?,
-        None => new_tokens("max_tokens", params.max_tokens, 1)?,
-    };
+    let older = new_tokens("max_tokens", params.max_tokens, 1)?;
+    let wanted = new_tokens("max_completion_tokens", chat.max_completion_tokens, 1)?.or(older);
     let top = top_logprobs(chat.logprobs, chat.top_logprobs)?;
     let messages = conversation(chat.messages)?;
     let prompt = app.blocking(move |app| app.chat_prompt(&messages)).await?;

@@ -47,6 +47,12 @@ impl Document {
         Content::new(Some(Ref::from_schema_name(T::name())))
     }
 
+    /// The same of a stream's events, and of the chunks in them.
+    fn events<E: ToSchema, C: ToSchema>(&mut self) -> Content {
+        self.schema::<C>();
+        self.schema::<E>()
+    }
+
     fn operation(&mut self, name: &str, summary: &str, extra: &[(u16, &str)], answer: ResponseBuilder) -> OperationBuilder {
         let error = self.schema::<answers::ErrorAnswer>();
         let operation = OperationBuilder::new().operation_id(Some(name)).summary(Some(summary)).response("200", answer);
@@ -85,11 +91,11 @@ impl Document {
         use answers as a;
         use requests as r;
         let mut all = Self { paths: Paths::new(), schemas: Vec::new() };
-        let event = Some(all.schema::<a::ChatChunk>());
+        let event = Some(all.events::<a::ChatEvent, a::ChatChunk>());
         all.post::<r::ChatRequest, a::ChatCompletion>("/v1/chat/completions", "chat", "Answers a conversation", event);
-        let event = Some(all.schema::<a::Completion>());
+        let event = Some(all.events::<a::CompletionEvent, a::Completion>());
         all.post::<r::CompletionRequest, a::Completion>("/v1/completions", "complete", "Continues texts", event);
-        let event = Some(all.schema::<a::ResponseEvent>());
+        let event = Some(all.events::<a::ResponseEvent, a::ResponseChunk>());
         all.post::<r::ResponseRequest, a::ResponseAnswer>("/v1/responses", "respond", "Answers a text or a conversation", event);
         let summary = "The mean of the last layer's hidden states of each text, after the final norm, scaled to length 1";
         all.post::<r::EmbeddingRequest, a::EmbeddingList>("/v1/embeddings", "embed", summary, None);

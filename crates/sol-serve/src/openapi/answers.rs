@@ -101,7 +101,29 @@ struct TopLogprob {
     bytes: Vec<u8>,
 }
 
-/// One event of a stream; after the last comes `[DONE]`.
+/// One event of a stream.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ChatEvent {
+    /// A `ChatChunk` as JSON; the last is `[DONE]`.
+    data: String,
+}
+
+/// One event of a stream.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CompletionEvent {
+    /// A `Completion` as JSON; the last is `[DONE]`.
+    data: String,
+}
+
+/// One event of a stream.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ResponseEvent {
+    /// The chunk's `type`.
+    event: String,
+    /// A `ResponseChunk` as JSON.
+    data: String,
+}
+
 #[derive(Serialize, ToSchema)]
 pub(super) struct ChatChunk {
     id: String,
@@ -212,9 +234,9 @@ struct ReasoningTokens {
     reasoning_tokens: u64,
 }
 
-/// One event of a stream, under its `type` as name; `response.completed`, `response.incomplete` or `error` is the last.
 #[derive(Serialize, ToSchema)]
-pub(super) struct ResponseEvent {
+pub(super) struct ResponseChunk {
+    /// `response.completed`, `response.incomplete` or `error` is the last.
     r#type: String,
     sequence_number: u64,
     response: Option<ResponseAnswer>,

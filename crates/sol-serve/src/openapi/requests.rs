@@ -135,6 +135,7 @@ pub(super) struct CompletionRequest {
     /// Whether a text gets the tokens that the model's configuration puts in front. Default: yes.
     add_special_tokens: Option<bool>,
     /// Only as many as `n`.
+    #[schema(minimum = 1)]
     best_of: Option<i64>,
     #[serde(flatten)]
     choices: Choices,
