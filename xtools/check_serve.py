@@ -12,11 +12,13 @@ answer shows as an exception or a None where a value is looked at.
 
 import argparse
 import concurrent.futures
+import http.client
 import json
 import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -240,6 +242,56 @@ def tools(client, model):
     for choice in ("auto", "none"):
         reply = client.chat.completions.create(model=model, messages=back, tools=offered, tool_choice=choice, max_tokens=60)
         assert reply.choices[0].message.content or reply.choices[0].message.tool_calls, reply
+RESPONSE_EVENTS = "created in_progress output_item.added content_part.added output_text.delta output_text.done content_part.done output_item.done"
+
+
+@check
+def responses(client, model):
+    arguments = {"model": model, "max_output_tokens": 24, "temperature": 0}
+    answer = client.responses.create(input=HELLO, **arguments)
+    assert answer.object == "response" and answer.status in ("completed", "incomplete") and answer.output_text
+    assert answer.output[0].role == "assistant" and answer.output[0].content[0].annotations == []
+    usage = answer.usage
+    assert usage.input_tokens + usage.output_tokens == usage.total_tokens and usage.output_tokens <= 24
+    assert usage.output_tokens_details.reasoning_tokens == 0
+    chat = client.chat.completions.create(model=model, messages=HELLO, max_tokens=24, temperature=0)
+    assert chat.choices[0].message.content == answer.output_text
+    again = client.responses.create(input=HELLO[0]["content"], **arguments)
+    assert again.output_text == answer.output_text and again.usage.input_tokens_details.cached_tokens > 0
+    events = list(client.responses.create(input=HELLO, stream=True, **arguments))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = list(dict.fromkeys(event.type for event in events))
+    assert kinds == [f"response.{name}" for name in RESPONSE_EVENTS.split()] + [f"response.{answer.status}"], kinds
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == answer.output_text
+    assert events[-1].response.output_text == answer.output_text and events[-1].response.usage.total_tokens
+    # The helper wants an answer that was not cut for length.
+    ends = {"model": model, "input": HELLO, "temperature": 0, "max_output_tokens": 60, "extra_body": {"stop": [",", ".", " a"]}}
+    with client.responses.stream(**ends) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        assert stream.get_final_response().output_text == text == client.responses.create(**ends).output_text != ""
+    turns = [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}, {"role": "assistant", "content": "y"}, *HELLO]
+    assert client.responses.create(input=turns, **arguments).output_text
+    refused(openai.BadRequestError, lambda: client.responses.create(input="x", previous_response_id="resp_1", **arguments), "not kept", "previous_response_id")
+    schema = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}}
+    refused(openai.BadRequestError, lambda: client.responses.create(input="x", text=schema, **arguments), "", "text.format")
+
+
+@check
+def embeddings(client, model):
+    texts = ["A cat sat on the mat.", "A kitten sat on the rug.", "Compound interest accrues monthly."]
+    # The package asks for base64 where nobody says how.
+    packed = client.embeddings.create(model=model, input=texts)
+    plain = client.embeddings.create(model=model, input=texts, encoding_format="float")
+    assert [entry.index for entry in packed.data] == [0, 1, 2] and packed.usage.prompt_tokens == packed.usage.total_tokens > 10
+    for one, other in zip(packed.data, plain.data):
+        assert all(abs(a - b) < 1e-7 for a, b in zip(one.embedding, other.embedding, strict=True))
+        assert abs(math.hypot(*one.embedding) - 1) < 1e-5
+    ids = client.post("/../tokenize", body={"prompt": texts[0]}, cast_to=object)["tokens"]
+    for given in (texts[0], ids, [ids]):
+        (one,) = client.embeddings.create(model=model, input=given, encoding_format="float").data
+        assert one.embedding == plain.data[0].embedding, given
+    refused(openai.BadRequestError, lambda: client.embeddings.create(model=model, input="x", dimensions=8), "dimensions", "dimensions")
+    refused(openai.BadRequestError, lambda: client.embeddings.create(model=model, input=""), "empty", "input")
 
 
 @check
@@ -278,6 +330,55 @@ def many_at_once(client, model):
     alone = [ask(i) for i in range(8)]
     with concurrent.futures.ThreadPoolExecutor(8) as crew:
         assert list(crew.map(ask, range(8))) == alone
+
+
+@check
+def bad_input_disturbs_nobody(client, model):
+    address = (client.base_url.host, client.base_url.port)
+    head = {"Content-Type": "application/json", "Authorization": f"Bearer {client.api_key}"}
+
+    def status(body, headers=head, path="/v1/chat/completions"):
+        connection = http.client.HTTPConnection(*address, timeout=60)
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        error = json.loads(response.read())["error"]
+        assert error["message"] and error["type"], error
+        return response.status
+
+    def text(i):
+        extra = {"ignore_eos": True}
+        stream = client.completions.create(model=model, prompt=f"Story {i}", max_tokens=200, seed=i, temperature=0.9, stream=True, extra_body=extra)
+        return "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
+
+    def chat_of(**more):
+        return json.dumps({"messages": HELLO, "max_tokens": 2, **more}).encode()
+
+    alone = [text(i) for i in range(4)]
+    slow = [socket.create_connection(address) for _ in range(50)]
+    for connection in slow:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-le")
+    with concurrent.futures.ThreadPoolExecutor(4) as crew:
+        jobs = [crew.submit(text, i) for i in range(4)]
+        for body, expected in [
+            (b"{", 400), (b"", 400), (b"nonsense", 400), (b"[" * 100_000, 400), (b'{"messages": "\xff"}', 400), (b"[1]", 400),
+            (b'{"temperature": NaN}', 400), (b" " * 100_000_000, 413), (chat_of(stop=["x"] * 10_000), 400), (chat_of(n=1000), 400),
+            (chat_of(max_tokens=-1), 400), (chat_of(temperature="hot"), 400), (chat_of(model="none"), 404),
+            (chat_of(messages=[{"role": "user", "content": "x " * 3_000_000}]), 400),
+        ]:
+            assert status(body) == expected, (body[:50], expected)
+        assert status(b"{}", {**head, "Content-Type": "text/plain"}) == 415
+        assert status(b"{}", head, "/v1/../../etc/passwd") == 404
+        for bomb in (b"x-bomb: 1\r\n" * 20_000, b"x-bomb: " + b"1" * 1_000_000):
+            with socket.create_connection(address, timeout=60) as connection:
+                try:
+                    connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + bomb + b"\r\n\r\n")
+                    answer = connection.recv(100)
+                except OSError:
+                    answer = b""  # it had heard enough
+            assert not answer or b" 431 " in answer, answer
+        assert [job.result() for job in jobs] == alone
+    for connection in slow:
+        connection.close()
 
 
 @check

@@ -1,5 +1,7 @@
 //! [`Engine`]: token ids through the decoder, keys and values kept in blocks.
 
+use std::ops::Range;
+
 use sol_compute::{Backend, Batch, KvType};
 use sol_model::{BLOCK_LEN, Model, Workspace, memory};
 
@@ -315,13 +317,27 @@ impl<B: Backend> Engine<B> {
         self.model.checkpoint().intact()?;
         self.model.backend().read(&self.workspace.logits, output, &mut self.logits);
         // A sum is NaN if any term is; infinities of both signs make one too.
-        if self.logits.iter().sum::<f32>().is_finite() {
-            return Ok(&self.logits);
+        if self.logits.iter().sum::<f32>().is_finite() { Ok(&self.logits) } else { Err(self.not_finite()) }
+    }
+
+    /// Adds the hidden states, after the final norm, of some rows of the last pass to `sum`, in their order; an empty sum is zero.
+    pub(crate) fn add_hidden(&mut self, rows: Range<usize>, sum: &mut Vec<f64>) -> Result<()> {
+        self.model.checkpoint().intact()?;
+        sum.resize(self.model.spec().hidden, 0.0);
+        let hidden = self.model.hidden(&mut self.workspace);
+        let mut values = vec![0.0; sum.len()];
+        for row in rows {
+            self.model.backend().read(hidden, row, &mut values);
+            sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += f64::from(*value));
         }
+        if sum.iter().sum::<f64>().is_finite() { Ok(()) } else { Err(self.not_finite()) }
+    }
+
+    fn not_finite(&self) -> Error {
         let cause = match self.model.first_non_finite() {
             Some(tensor) => format!("tensor '{tensor}' holds NaN or infinity; the checkpoint is broken"),
             None => "the weights are finite, but their products overflow; the config may be of another model".into(),
         };
-        Err(Error::NotFinite { cause })
+        Error::NotFinite { cause }
     }
 }

@@ -213,3 +213,45 @@ fn logprobs_of_prompt_and_answer_are_those_of_scoring() {
         assert!((sums[name] - score.log_likelihood).abs() < 1e-4, "{name}: {} and {}", sums[name], score.log_likelihood);
     }
 }
+
+/// Means of hidden states against float32 PyTorch (`xtools/make_embedding_fixtures.py`), in every mix: alone, together, beside
+/// answers, with their beginnings cached, and with so little room that they begin again.
+#[test]
+fn embeddings_are_those_of_pytorch_whoever_else_asks() {
+    #[derive(serde::Deserialize)]
+    struct Case {
+        model: String,
+        tokens: Vec<u32>,
+        mean: Vec<f32>,
+    }
+    fn hidden(events: &Receiver<Event>) -> Vec<f32> {
+        let first = events.recv_timeout(LONGEST).unwrap();
+        let Event::Read { hidden, cached: 0, .. } = first else { panic!("{first:?}") };
+        let last = events.recv_timeout(LONGEST).unwrap();
+        assert!(matches!(last, Event::Done { finish: Finish::MaxTokens, .. }), "{last:?}");
+        hidden
+    }
+    let cases: Vec<Case> = serde_json::from_str(include_str!("data/embeddings.json")).unwrap();
+    let request = |case: &Case| Request { prompt: case.tokens.clone(), embed: true, ..Request::default() };
+    for name in ["chat-tiny", "solar-tiny"] {
+        let cases: Vec<&Case> = cases.iter().filter(|case| case.model == name).collect();
+        let alone = serve(name, 1, 512, None);
+        let expected: Vec<Vec<f32>> = cases.iter().map(|case| hidden(&ask(&alone, request(case)))).collect();
+        for (case, found) in cases.iter().zip(&expected) {
+            assert_eq!(found.len(), case.mean.len());
+            let off = found.iter().zip(&case.mean).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-4, "{name}, {} tokens: off by {off}", case.tokens.len());
+        }
+        // 13 blocks hold the longest prompt.
+        for kv_tokens in [None, Some(16 * 32)] {
+            let many = serve(name, 6, 512, kv_tokens);
+            for _ in 0..2 {
+                let answers: Vec<_> = traffic().into_iter().take(4).map(|request| ask(&many, request)).collect();
+                let asked: Vec<_> = cases.iter().map(|case| ask(&many, request(case))).collect();
+                let found: Vec<Vec<f32>> = asked.iter().map(hidden).collect();
+                assert!(found == expected, "{name}: neighbours change an embedding");
+                answers.iter().for_each(|answer| assert!(wait(answer).finish.is_some()));
+            }
+        }
+    }
+}

@@ -206,6 +206,13 @@ impl<B: Backend> Model<B> {
         true
     }
 
+    /// Hidden states of all rows of the pass that `w` was last used for: `[rows, hidden]`, after the final norm, as the head would
+    /// see them.
+    pub fn hidden<'w>(&self, w: &'w mut Workspace<B>) -> &'w B::Tensor {
+        self.backend.norm(&self.weights.final_norm, &w.stream, &mut w.normed);
+        &w.normed
+    }
+
     /// Block skip connections: save first, then blend from A, then from B.
     fn skip(&self, skips: Skips, w: &mut Workspace<B>) {
         for (slot, _) in w.slots.iter_mut().zip(skips.save).filter(|(_, save)| *save) {

@@ -16,6 +16,12 @@ use crate::error::{Refused, Result};
 
 /// How an endpoint says what the engine says.
 pub(crate) trait Form: Send + 'static {
+    /// Whether a stream's events have names, their `type`; the last one's name then says that it is the last, and no `[DONE]` does.
+    const NAMED: bool = false;
+    /// Chunks of a stream before anything happens.
+    fn opening(&mut self) -> Vec<Value> {
+        Vec::new()
+    }
     /// Chunks of a stream; an event may be worth none or several.
     fn chunks(&mut self, choice: usize, event: Event) -> Vec<Value>;
     /// Takes an event of an answer that is given whole.
@@ -24,6 +30,10 @@ pub(crate) trait Form: Send + 'static {
     fn whole(&mut self, usage: Usage) -> Value;
     /// The last chunk, where the client wants the usage.
     fn usage(&self, usage: Usage) -> Option<Value>;
+    /// The last chunk of a stream that breaks off.
+    fn failure(&self, refused: &Refused) -> Value {
+        refused.body()
+    }
 }
 
 /// A pause this long is filled with a comment, so that no proxy takes a long prompt for a dead server.
@@ -43,29 +53,31 @@ pub(crate) async fn whole(mut asked: Asked, mut form: impl Form) -> Result<Respo
 struct Streaming<F> {
     asked: Asked,
     form: F,
-    ready: VecDeque<String>,
+    ready: VecDeque<sse::Event>,
     ended: bool,
 }
 
 impl<F: Form> Streaming<F> {
-    /// The next event's data.
-    async fn next(&mut self) -> Option<String> {
+    /// The next event.
+    async fn next(&mut self) -> Option<sse::Event> {
         loop {
-            if let Some(data) = self.ready.pop_front() {
-                return Some(data);
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
             }
             if self.ended {
                 return None;
             }
             match self.asked.next().await {
                 Some((_, Event::Failed(error))) => {
-                    self.ready.push_back(Refused::from(&*error).body().to_string());
+                    self.ready.push_back(written::<F>(&self.form.failure(&Refused::from(&*error))));
                     self.ended = true;
                 }
-                Some((choice, event)) => self.ready.extend(self.form.chunks(choice, event).iter().map(Value::to_string)),
+                Some((choice, event)) => self.ready.extend(self.form.chunks(choice, event).iter().map(written::<F>)),
                 None => {
-                    self.ready.extend(self.form.usage(self.asked.usage()).map(|chunk| chunk.to_string()));
-                    self.ready.push_back("[DONE]".into());
+                    self.ready.extend(self.form.usage(self.asked.usage()).iter().map(written::<F>));
+                    if !F::NAMED {
+                        self.ready.push_back(sse::Event::default().data("[DONE]"));
+                    }
                     self.ended = true;
                 }
             }
@@ -73,15 +85,31 @@ impl<F: Form> Streaming<F> {
     }
 }
 
-/// Answers as it comes.
-pub(crate) fn streamed(asked: Asked, form: impl Form) -> Response {
-    let state = Streaming { asked, form, ready: VecDeque::new(), ended: false };
+/// A chunk as an event.
+fn written<F: Form>(chunk: &Value) -> sse::Event {
+    let event = sse::Event::default().data(chunk.to_string());
+    match chunk["type"].as_str() {
+        Some(name) if F::NAMED => event.event(name),
+        _ => event,
+    }
+}
+
+/// Answers as it comes. The head waits for the first event, for a while: what fails by then gets the right status, and a gateway
+/// may ask another server where nothing had come.
+pub(crate) async fn streamed<F: Form>(asked: Asked, mut form: F) -> Result<Response> {
+    let ready = form.opening().iter().map(written::<F>).collect();
+    let mut state = Streaming { asked, form, ready, ended: false };
+    match tokio::time::timeout(KEEP_ALIVE, state.asked.next()).await {
+        Ok(Some((_, Event::Failed(error)))) => return Err(Refused::from(&*error)),
+        Ok(Some((choice, event))) => state.ready.extend(state.form.chunks(choice, event).iter().map(written::<F>)),
+        Ok(None) | Err(_) => {}
+    }
     let events = stream::unfold(state, async |mut state| {
-        let data = state.next().await?;
-        Some((Ok::<_, Infallible>(sse::Event::default().data(data)), state))
+        let event = state.next().await?;
+        Some((Ok::<_, Infallible>(event), state))
     });
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     // nginx would hold it back.
     response.headers_mut().insert("x-accel-buffering", axum::http::HeaderValue::from_static("no"));
-    response
+    Ok(response)
 }

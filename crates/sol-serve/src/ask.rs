@@ -31,6 +31,17 @@ impl Usage {
             "prompt_tokens_details": {"cached_tokens": self.cached},
         })
     }
+
+    /// As `/v1/responses` has it.
+    pub(crate) fn of_response(self) -> Value {
+        json!({
+            "input_tokens": self.prompt,
+            "input_tokens_details": {"cached_tokens": self.cached},
+            "output_tokens": self.new,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": self.prompt + self.new,
+        })
+    }
 }
 
 /// Ends what runs for a client when it is dropped: the client has its answer, or has gone.
@@ -153,6 +164,7 @@ impl Asked {
                 let _ = self.guard.record.finish.set(reason(*finish));
                 if self.left == 0 {
                     metrics.done.fetch_add(1, Ordering::Relaxed);
+                    metrics.whole.add(self.begun.elapsed());
                 }
             }
             Event::Failed(error) => {

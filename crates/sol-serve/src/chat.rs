@@ -64,10 +64,8 @@ pub(crate) async fn completions(
     let mut shape = params.shape()?;
     let tools = Tools::new(chat.tools, chat.tool_choice, chat.parallel_tool_calls)?;
     let settings = params.settings(&app.sampling, app.vocab)?;
-    let wanted = match chat.max_completion_tokens {
-        Some(_) => new_tokens("max_completion_tokens", chat.max_completion_tokens, 1)?,
-        None => new_tokens("max_tokens", params.max_tokens, 1)?,
-    };
+    let older = new_tokens("max_tokens", params.max_tokens, 1)?;
+    let wanted = new_tokens("max_completion_tokens", chat.max_completion_tokens, 1)?.or(older);
     let top = top_logprobs(chat.logprobs, chat.top_logprobs)?;
     let messages = conversation(chat.messages)?;
     let tokenizer = app.text.tokenizer()?.clone();
@@ -100,7 +98,7 @@ pub(crate) async fn completions(
         logprobs: top.is_some(),
         answers: vec![Answer { calls, ..Answer::default() }; asked.choices()],
     };
-    if settings.stream { Ok(answer::streamed(asked, form)) } else { answer::whole(asked, form).await }
+    if settings.stream { answer::streamed(asked, form).await } else { answer::whole(asked, form).await }
 }
 
 fn top_logprobs(logprobs: Option<bool>, top: Option<i64>) -> Result<Option<usize>> {

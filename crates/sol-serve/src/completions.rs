@@ -13,7 +13,7 @@ use sol_engine::Request;
 use sol_text::Encode;
 
 use self::form::{CompletionForm, Echo};
-use self::prompt::{One, Prompts};
+pub(crate) use self::prompt::{One, Prompts};
 use crate::App;
 use crate::answer;
 use crate::ask::ask;
@@ -82,12 +82,12 @@ pub(crate) async fn completions(
     let asked = ask(&app, &record, prompts.into_iter().map(request).collect(), settings.n, "prompt")?;
     let tokenizer = app.text.tokenizer()?.clone();
     let form = CompletionForm::new(model, &settings, tokenizer, logprobs.is_some(), echo.then_some(echoes), asked.choices());
-    if settings.stream { Ok(answer::streamed(asked, form)) } else { answer::whole(asked, form).await }
+    if settings.stream { answer::streamed(asked, form).await } else { answer::whole(asked, form).await }
 }
 
 /// The tokens of a prompt, and how it is echoed. Names of special tokens in it are such tokens: whoever uses this endpoint writes
 /// the whole prompt.
-fn encode(app: &App, prompt: One, add_bos: bool) -> Result<(Vec<u32>, Echo)> {
+pub(crate) fn encode(app: &App, prompt: One, add_bos: bool) -> Result<(Vec<u32>, Echo)> {
     let tokenizer = app.text.tokenizer()?;
     match prompt {
         One::Tokens(tokens) => {

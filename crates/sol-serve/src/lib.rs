@@ -1,9 +1,9 @@
 //! OpenAI's HTTP API over the serving engine.
 //!
-//! Read in this order: [`Server`] (`server`: connections, routes, shutdown), `body` and `params` (what comes in and is refused),
-//! `chat` and `completions` (the endpoints), `guided` (answers of a
-//! form) and `tools` (calls of a client's functions), `ask` (requests to the engine), `answer` (events to JSON, whole or streamed), `error`
-//! (OpenAI's error object), `info` (the small endpoints), `metrics`, `log`.
+//! Read in this order: [`Server`] (`server`: connections, routes, shutdown; `host`: who may ask), `body` and `params` (what comes in
+//! and is refused), `chat`, `completions`, `responses` and `embeddings` (the endpoints), `messages`, `guided` (answers of a form) and
+//! `tools` (calls of a client's functions), `ask` (requests to the engine), `answer` (events to JSON, whole or streamed), `error`
+//! (OpenAI's error object), `info` (the small endpoints), `openapi` (what all of them take and answer), `metrics`, `log`.
 //!
 //! **Invariants.** No field that means something is silently ignored. A client that goes away frees its place at once. Whatever a
 //! client sends, it gets an answer in OpenAI's shape, and nobody else's stream is disturbed.
@@ -13,13 +13,17 @@ mod ask;
 mod body;
 mod chat;
 mod completions;
+mod embeddings;
 mod error;
 mod guided;
+mod host;
 mod info;
 mod log;
 mod messages;
 mod metrics;
+mod openapi;
 mod params;
+mod responses;
 mod server;
 mod tools;
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sol_engine::Figures;
+use sol_engine::{BLOCK_LEN, Figures};
 
 /// Upper bounds in seconds.
 const BOUNDS: [f64; 16] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
@@ -44,6 +44,8 @@ pub(crate) struct Metrics {
     pub(crate) first_token: Histogram,
     /// Between tokens of an answer.
     pub(crate) between_tokens: Histogram,
+    /// From a request's arrival to its end.
+    pub(crate) whole: Histogram,
     pub(crate) prompt_tokens: AtomicU64,
     pub(crate) cached_tokens: AtomicU64,
     pub(crate) new_tokens: AtomicU64,
@@ -85,11 +87,17 @@ impl Metrics {
         one("counter", count(&self.done), &["solarium_requests_done_total", "vllm:request_success_total"]);
         one("counter", count(&self.refused), &["solarium_requests_refused_total"]);
         one("counter", count(&self.abandoned), &["solarium_requests_abandoned_total"]);
+        let info =
+            format!("vllm:cache_config_info{{model_name=\"{model}\",block_size=\"{BLOCK_LEN}\",num_gpu_blocks=\"{blocks}\"}} 1");
+        let _ = writeln!(out, "# TYPE vllm:cache_config_info gauge\n{info}");
         for name in ["solarium_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"] {
             self.first_token.write(&mut out, name, &model);
         }
         for name in ["solarium_inter_token_seconds", "vllm:inter_token_latency_seconds"] {
             self.between_tokens.write(&mut out, name, &model);
+        }
+        for name in ["solarium_request_seconds", "vllm:e2e_request_latency_seconds"] {
+            self.whole.write(&mut out, name, &model);
         }
         out
     }

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::error::{Error, Refused};
-use crate::{App, Options, chat, completions, info, log};
+use crate::{App, Options, chat, completions, embeddings, host, info, log, openapi, responses};
 
 /// Bytes of a request's headers.
 const HEADER_BYTES: usize = 64 << 10;
@@ -50,7 +50,8 @@ impl Server {
         let listener = TcpListener::bind((host, port)).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let app = Arc::new(App::new(model, options)?);
-        let router = router(Arc::clone(&app), &options.cors)?;
+        let local = address.ip().is_loopback() && options.api_key.is_none();
+        let router = router(Arc::clone(&app), &options.cors, local)?;
         Ok(Self { listener, address, app, router, drain: options.drain })
     }
 
@@ -129,13 +130,16 @@ async fn ended(app: &App, drain: Duration) -> bool {
     tokio::time::timeout(drain, idle).await.is_ok()
 }
 
-fn router(app: Arc<App>, cors: &[String]) -> Result<Router, Error> {
+fn router(app: Arc<App>, cors: &[String], local: bool) -> Result<Router, Error> {
     let router = Router::new()
         .route("/v1/chat/completions", post(chat::completions))
         .route("/v1/completions", post(completions::completions))
+        .route("/v1/responses", post(responses::responses))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/models", get(info::models))
         .route("/v1/models/{*id}", get(info::model))
         .route("/v1/loads", get(info::loads))
+        .route("/loads", get(info::loads))
         .route("/tokenize", post(info::tokenize))
         .route("/detokenize", post(info::detokenize))
         .route("/health", get(info::health))
@@ -144,6 +148,9 @@ fn router(app: Arc<App>, cors: &[String]) -> Result<Router, Error> {
         .route("/metrics", get(info::metrics))
         .route("/model_info", get(info::model_info))
         .route("/server_info", get(info::server_info))
+        .route("/get_model_info", get(info::model_info))
+        .route("/get_server_info", get(info::server_info))
+        .route("/openapi.json", get(openapi::openapi))
         .fallback(info::nowhere)
         .method_not_allowed_fallback(info::wrong_method)
         .layer(from_fn_with_state(Arc::clone(&app), authorise))
@@ -158,6 +165,7 @@ fn router(app: Arc<App>, cors: &[String]) -> Result<Router, Error> {
         ),
         None => router,
     };
+    let router = if local { router.layer(from_fn(host::check)) } else { router };
     Ok(router.layer(from_fn(log::record)))
 }
 
@@ -176,7 +184,7 @@ fn origins(cors: &[String]) -> Result<Option<AllowOrigin>, Error> {
 }
 
 /// Paths that tell nothing and are asked by machines that have no key.
-const OPEN: [&str; 2] = ["/health", "/ready"];
+pub(crate) const OPEN: [&str; 2] = ["/health", "/ready"];
 
 /// Lets requests with the key through, and counts those that are refused.
 async fn authorise(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {

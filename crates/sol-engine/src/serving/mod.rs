@@ -43,6 +43,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// The same of the prompt's tokens, of which then nothing is taken from the cache.
     pub prompt_logprobs: Option<usize>,
+    /// The mean of the hidden states of the prompt's tokens instead of an answer; nothing of the prompt is taken from the cache.
+    pub embed: bool,
     /// Ends the request from another thread.
     pub interrupt: Interrupt,
 }
@@ -67,6 +69,8 @@ pub enum Event {
         cached: usize,
         /// Of each token of the prompt.
         logprobs: Vec<TokenLogprob>,
+        /// The mean of the last layer's hidden states, after the final norm, where [`Request::embed`] asks for it.
+        hidden: Vec<f32>,
     },
     /// A new token.
     Token {

@@ -168,7 +168,7 @@ impl Scheduler {
                 let found = self.prefixes.find(tokens).len() * BLOCK_LEN;
                 let reading = self.slots[..at].iter().filter(|other| other.begun);
                 let best = reading.map(|other| shared(tokens, &other.tokens)).max().unwrap_or(0);
-                let anew = self.slots[at].request.prompt_logprobs.is_some();
+                let anew = self.slots[at].reads_all();
                 if best > found && !anew {
                     continue;
                 }
@@ -228,6 +228,13 @@ impl Scheduler {
         match result {
             Err(Error::Interrupted) => return Ok(()),
             result => result?,
+        }
+        let mut row = 0;
+        for (i, (at, len)) in plan.iter().enumerate() {
+            if self.slots[*at].request.embed {
+                goes_on[i] = self.slots[*at].pool(&mut self.model.engine, row..row + len)?;
+            }
+            row += len;
         }
         let decoding =
             plan.iter().zip(&starts).filter(|((at, len), start)| *len == 1 && **start >= self.slots[*at].request.prompt.len());

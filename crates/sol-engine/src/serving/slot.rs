@@ -1,11 +1,14 @@
 //! A request that has its turn.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use sol_cpu::Cpu;
 use sol_text::TokenStream;
 
 use super::{Event, Job, Request, Sink, TokenLogprob};
-use crate::engine::Sequence;
+use crate::Result;
+use crate::engine::{Engine, Sequence};
 use crate::error::Error;
 use crate::generate::{Finish, choose};
 use crate::sampling::Sampler;
@@ -26,6 +29,8 @@ pub(super) struct Slot {
     cached: usize,
     read: bool,
     prompt_logprobs: Vec<TokenLogprob>,
+    /// Sum of the hidden states of what was read, where they are asked for.
+    hidden: Vec<f64>,
 }
 
 impl Slot {
@@ -43,6 +48,7 @@ impl Slot {
             cached: 0,
             read: false,
             prompt_logprobs: Vec::new(),
+            hidden: Vec::new(),
         }
     }
 
@@ -62,11 +68,15 @@ impl Slot {
             self.cached = sequence.tokens.len();
         }
         self.sequence = sequence;
+        self.hidden.clear();
         self.begun = true;
     }
 
     /// Of a piece of `len` of the unread tokens, those after which logits are wanted.
     pub(super) fn outputs(&self, len: usize) -> Vec<usize> {
+        if self.request.embed {
+            return Vec::new();
+        }
         let last = len == self.unread().len();
         let prompt = self.request.prompt.len();
         let of_prompt = self.request.prompt_logprobs.is_some() && !self.read && self.sequence.tokens.len() < prompt;
@@ -90,7 +100,7 @@ impl Slot {
         if !self.read {
             self.read = true;
             let logprobs = std::mem::take(&mut self.prompt_logprobs);
-            (self.sink)(Event::Read { cached: self.cached, logprobs });
+            (self.sink)(Event::Read { cached: self.cached, logprobs, hidden: Vec::new() });
         }
         if self.request.max_tokens == 0 {
             return self.done(Finish::MaxTokens);
@@ -126,6 +136,24 @@ impl Slot {
             return self.done(Finish::ContextFull);
         }
         true
+    }
+
+    /// Whether all tokens of the prompt must go through the decoder, cached or not.
+    pub(super) fn reads_all(&self) -> bool {
+        self.request.embed || self.request.prompt_logprobs.is_some()
+    }
+
+    /// Takes the hidden states of a piece of the prompt, which are `rows` of the last pass; whether the request goes on.
+    pub(super) fn pool(&mut self, engine: &mut Engine<Cpu>, rows: Range<usize>) -> Result<bool> {
+        engine.add_hidden(rows, &mut self.hidden)?;
+        if !self.unread().is_empty() {
+            return Ok(true);
+        }
+        let tokens = self.tokens.len() as f64;
+        let hidden = self.hidden.iter().map(|sum| (sum / tokens) as f32).collect();
+        self.read = true;
+        (self.sink)(Event::Read { cached: 0, logprobs: Vec::new(), hidden });
+        Ok(self.done(Finish::MaxTokens))
     }
 
     /// Says that it has ended.

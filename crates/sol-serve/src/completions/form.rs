@@ -11,7 +11,7 @@ use crate::params::Settings;
 use crate::{created, new_id};
 
 /// A prompt that is given back in front of its answer.
-pub(super) struct Echo {
+pub(crate) struct Echo {
     pub(super) text: String,
     /// Tokens in front that stand for nothing in the text.
     pub(super) added: usize,

@@ -6,14 +6,23 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
 /// One prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum One {
+pub(crate) enum One {
     Text(String),
     Tokens(Vec<u32>),
 }
 
+impl One {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Tokens(tokens) => tokens.is_empty(),
+        }
+    }
+}
+
 /// The prompts of a request; at least one.
 #[derive(Debug, PartialEq)]
-pub(super) struct Prompts(pub(super) Vec<One>);
+pub(crate) struct Prompts(pub(crate) Vec<One>);
 
 /// What a list holds.
 enum Item {

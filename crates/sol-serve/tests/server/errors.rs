@@ -18,13 +18,13 @@ fn wrong_values_are_refused_by_name() {
         (json!({"max_tokens": 0}), "max_tokens", "at least 1"),
         (json!({"max_tokens": -1}), "max_tokens", "is -1"),
         (json!({"max_completion_tokens": 0}), "max_completion_tokens", "at least 1"),
-        (json!({"max_tokens": "ten"}), "max_tokens", "invalid type: string"),
-        (json!({"max_tokens": 1.5}), "max_tokens", "floating point"),
+        (json!({"max_tokens": "ten"}), "max_tokens", "a whole number, not the string"),
+        (json!({"max_tokens": 1.5}), "max_tokens", "a whole number, not 1.5"),
         (json!({"n": 0}), "n", "from 1 to 128"),
         (json!({"n": 1000}), "n", "is 1000"),
         (json!({"temperature": -0.1}), "temperature", "from 0 to 2"),
         (json!({"temperature": 2.5}), "temperature", "is 2.5"),
-        (json!({"temperature": "hot"}), "temperature", "invalid type"),
+        (json!({"temperature": "hot"}), "temperature", "must be a number"),
         (json!({"top_p": 1.5}), "top_p", "from 0 to 1"),
         (json!({"min_p": -1}), "min_p", "from 0 to 1"),
         (json!({"top_k": -2}), "top_k", "at least 1"),
@@ -37,14 +37,14 @@ fn wrong_values_are_refused_by_name() {
         (json!({"logit_bias": {"5": 101}}), "logit_bias.5", "from -100 to 100"),
         (json!({"logit_bias": {"99999": 1}}), "logit_bias.99999", "not a token id"),
         (json!({"logit_bias": {"x": 1}}), "logit_bias.x", "not a token id"),
-        (json!({"logit_bias": [1]}), "logit_bias", "invalid type"),
+        (json!({"logit_bias": [1]}), "logit_bias", "must be an object, not a list"),
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", "from 0 to 20"),
         (json!({"top_logprobs": 2}), "top_logprobs", "only allowed with"),
-        (json!({"stream": "yes"}), "stream", "invalid type"),
+        (json!({"stream": "yes"}), "stream", "true or false"),
         (json!({"stream_options": {"include_usage": true}}), "stream_options", "only allowed with"),
-        (json!({"seed": "x"}), "seed", "invalid type"),
+        (json!({"seed": "x"}), "seed", "a whole number"),
         (json!({"messages": []}), "messages", "empty"),
-        (json!({"messages": "hello"}), "messages", "invalid type"),
+        (json!({"messages": "hello"}), "messages", "must be a list"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content", "missing"),
         (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content", "a string or a list of parts"),
         (json!({"messages": [{"role": "robot", "content": "x"}]}), "messages[0].role", "robot"),
@@ -88,20 +88,26 @@ fn bodies_that_are_none() {
         assert_eq!(status, 400, "{message}");
     }
     assert!(send(b"{\"messages\": [}").3.contains("line 1 column 15"));
-    assert_eq!(send(b"[]").0, 400);
+    for body in [&b"[]"[..], b"[\"tiny\"]", b" \"x\"", b"7", b"null"] {
+        let (status, _, _, message) = send(body);
+        assert!(status == 400 && message.contains("must be an object"), "{message}");
+    }
     // What a client sent is quoted, but not all of it.
     let long =
         send(json!({"messages": [], "max_tokens": "x".repeat(1 << 20), "model": "y".repeat(1 << 20)}).to_string().as_bytes());
     assert!(long.0 == 400 && long.3.len() < 1100, "{long:?}");
     assert_eq!(send(&vec![b' '; 9 << 20]).0, 413);
     // The same without a length.
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{}: {}\r\ntransfer-encoding: chunked\r\n\r\n", JSON.0, JSON.1);
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{}: {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        JSON.0, JSON.1
+    );
     let piece = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
     assert!(raw(server.address, (head + &piece.repeat(9) + "0\r\n\r\n").as_bytes()).contains(" 413 "));
     let (status, ..) = server.send("POST", CHAT, &[("content-type", "text/plain")], b"{}").error();
     assert_eq!(status, 415);
     // Header bombs and nonsense end their own connection.
-    let bomb = format!("GET /health HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-bomb: 1\r\n".repeat(20_000));
+    let bomb = format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x-bomb: 1\r\n".repeat(20_000));
     assert!(raw(server.address, bomb.as_bytes()).contains(" 431 "));
     assert!(raw(server.address, b"\x16\x03\x01 nonsense\r\n\r\n").contains(" 400 "));
     assert_eq!(server.chat(PROMPT, json!({})).ok()["choices"][0]["message"]["content"], ANSWER);
@@ -167,4 +173,23 @@ fn keys_and_origins() {
     let closed = Running::tiny(1);
     assert_eq!(preflight(&closed, "https://chat.example"), None);
     assert_eq!(closed.send("GET", "/v1/models", &[("origin", "null")], b"").headers.get("access-control-allow-origin"), None);
+}
+
+#[test]
+fn a_page_whose_name_leads_here_is_refused() {
+    let at = |server: &Running, host: &str| {
+        server.send("GET", "/v1/models", &[("host", host), ("authorization", "Bearer secret")], b"")
+    };
+    let server = Running::tiny(1);
+    for host in ["localhost", "127.0.0.1:8000", "[::1]:8000"] {
+        assert_eq!(at(&server, host).status, 200, "{host}");
+    }
+    let (status, code, _, message) = at(&server, "evil.example:8000").error();
+    assert_eq!((status, code.as_str()), (403, "host_not_allowed"));
+    assert!(message.contains("evil.example:8000") && message.contains("Host: localhost"), "{message}");
+    // No browser leaves it out.
+    assert!(raw(server.address, b"GET /version HTTP/1.0\r\n\r\n").contains(" 200 "));
+    // Who has the key is no page.
+    let keyed = Running::start(chat_tiny(1), Options { api_key: Some("secret".into()), ..Options::new("tiny") });
+    assert_eq!(at(&keyed, "chat.example").status, 200);
 }

@@ -53,7 +53,7 @@ fn a_full_queue_says_when_to_come_again() {
 fn a_server_that_goes_finishes_what_runs_and_refuses_what_comes() {
     let mut server = Running::tiny(1);
     // Several, one after the other, take long enough.
-    let streams: Vec<_> = (0..6).map(|i| server.endless(&format!("{PROMPT} {i}"))).collect();
+    let streams = server.endlessly(6);
     server.stop();
     let mut refused = 0;
     while let Ok(mut response) = ureq::Agent::from(ureq::Agent::config_builder().http_status_as_error(false).build())
@@ -80,7 +80,7 @@ fn a_server_that_goes_finishes_what_runs_and_refuses_what_comes() {
 fn a_server_whose_time_is_up_goes_all_the_same() {
     let options = Options { drain: Duration::ZERO, ..Options::new("tiny") };
     let mut server = Running::start(chat_tiny(1), options);
-    let streams: Vec<_> = (0..40).map(|i| server.endless(&format!("{PROMPT} {i}"))).collect();
+    let streams = server.endlessly(40);
     server.stop();
     let start = Instant::now();
     assert!(!server.wait());
@@ -98,10 +98,12 @@ fn a_server_whose_time_is_up_goes_all_the_same() {
 fn a_connection_is_kept_after_a_stream() {
     let server = Running::tiny(1);
     let body = json!({"messages": [{"role": "user", "content": PROMPT}], "stream": true}).to_string();
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
     let stream = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    let text =
-        raw(server.address, (stream.repeat(2) + "GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes());
+    let text = raw(
+        server.address,
+        (stream.repeat(2) + "GET /version HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes(),
+    );
     assert_eq!((text.matches("data: [DONE]").count(), text.matches("\"version\"").count()), (2, 1), "{text}");
 }
 
@@ -110,7 +112,7 @@ fn who_is_too_slow_is_let_go() {
     let server = Running::start(chat_tiny(1), Options { patience: Duration::from_millis(200), ..Options::new("tiny") });
     let start = Instant::now();
     raw(server.address, b"GET /health HTTP/1.1\r\nhost");
-    let slow = b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    let slow = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
     let text = raw(server.address, slow);
     assert!(text.contains(" 408 "), "{text}");
     assert!(start.elapsed() < Duration::from_secs(20));

@@ -4,5 +4,6 @@ mod api;
 mod errors;
 mod going;
 mod guided;
+mod responses;
 mod support;
 mod tools;

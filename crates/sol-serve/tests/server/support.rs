@@ -1,6 +1,6 @@
 //! A server on a port of its own, with a tiny model, and the simplest of clients.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -137,18 +137,25 @@ impl Running {
         self.post("/v1/completions", &with(json!({"model": "tiny", "prompt": prompt.into()}), more))
     }
 
-    /// A stream that goes on until the context ends, of which the first line was read.
+    /// A stream that goes on until the context ends.
     pub(crate) fn endless(&self, content: &str) -> BufReader<TcpStream> {
         let body = json!({"messages": [{"role": "user", "content": content}], "stream": true, "ignore_eos": true}).to_string();
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(LONGEST)).unwrap();
-        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json";
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json";
         write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
-        let mut reader = BufReader::new(stream);
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        assert!(line.contains("200"), "{line}");
-        reader
+        BufReader::new(stream)
+    }
+
+    /// Several such streams, once the engine has all of them.
+    pub(crate) fn endlessly(&self, count: usize) -> Vec<BufReader<TcpStream>> {
+        let streams = (0..count).map(|i| self.endless(&format!("{PROMPT} {i}"))).collect();
+        let (start, asked) = (Instant::now(), |name: &str| self.figure(&format!("solarium_requests_{name}")));
+        while asked("done_total") + asked("running") + asked("waiting") < count as f64 {
+            assert!(start.elapsed() < LONGEST);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        streams
     }
 
     /// A figure of `/metrics`.

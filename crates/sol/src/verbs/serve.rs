@@ -15,8 +15,9 @@ use crate::ctrl_c;
 /// Arguments.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Answers POST /v1/chat/completions and /v1/completions, whole and streamed, as OpenAI's clients expect; GET \
-    /v1/models, /health, /ready, /metrics (Prometheus), /version; POST /tokenize, /detokenize. The log has a line a request.
+    after_help = "Answers POST /v1/chat/completions, /v1/completions and /v1/responses, whole and streamed, as OpenAI's clients \
+    expect; POST /v1/embeddings (mean hidden states), /tokenize, /detokenize; GET /v1/models, /health, /ready, /metrics (Prometheus), \
+    /version; /openapi.json describes them. The log has a line a request.
 
 SIGTERM or Ctrl-C: new requests get 503, running ones are finished; a second one ends the program at once. There is no TLS: \
 put a proxy in front of it.
