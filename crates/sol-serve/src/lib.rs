@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`Server`] (`server`: connections, routes, shutdown), `body` and `params` (what comes in and is refused),
 //! `chat` and `completions` (the endpoints), `ask` (requests to the engine), `answer` (events to JSON, whole or streamed), `error`
-//! (OpenAI's error object), `info` (the small endpoints), `metrics`, `log`.
+//! (OpenAI's error object), `info` (the small endpoints), `page` (the chat page at `/`), `metrics`, `log`.
 //!
 //! **Invariants.** No field that means something is silently ignored. A client that goes away frees its place at once. Whatever a
 //! client sends, it gets an answer in OpenAI's shape, and nobody else's stream is disturbed.
@@ -16,6 +16,7 @@ mod error;
 mod info;
 mod log;
 mod metrics;
+mod page;
 mod params;
 mod server;
 

@@ -84,9 +84,9 @@ function Context() {
   if (!context) return null;
   const figures = shown.value?.messages.findLast((message) => message.figures?.prompt !== undefined)?.figures;
   const used = figures?.prompt === undefined ? 0 : figures.prompt + figures.tokens;
-  const text = `${used.toLocaleString("en")} of ${context.toLocaleString("en")} tokens`;
+  const text = `Context ${used.toLocaleString("en")} of ${context.toLocaleString("en")}`;
   return (
-    <span class="context" title="What the model holds of this conversation">
+    <span class="context" title="Tokens of this conversation, of those that the model holds">
       <meter min={0} max={context} high={context * 0.9} optimum={0} value={used} aria-label="Context used" />
       {text}
     </span>
