@@ -44,7 +44,8 @@ pub(crate) async fn asset(method: Method, uri: Uri, headers: HeaderMap) -> Resul
 fn answer(name: &str, file: EmbeddedFile, cache: &'static str, asked: &HeaderMap) -> Response {
     let digest: String = file.metadata.sha256_hash()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     let tag = format!("\"{digest}\"");
-    let known = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok()).flat_map(|tags| tags.split(','));
+    let known =
+        asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok()).flat_map(|tags| tags.split(','));
     let known = known.map(|one| one.trim().trim_start_matches("W/")).any(|one| one == tag || one == "*");
     let body = if known { StatusCode::NOT_MODIFIED.into_response() } else { file.data.into_response() };
     let kind = match name.rsplit('.').next() {

@@ -28,7 +28,10 @@ fn the_page_loads_from_its_own_server_alone() {
         assert_eq!(asset.status, 200, "{path}");
         assert_eq!(asset.headers["cache-control"], "public, max-age=31536000, immutable");
         let kind = if path.ends_with(".js") { "text/javascript; charset=utf-8" } else { "text/css; charset=utf-8" };
-        assert_eq!((&asset.headers["content-type"], &asset.headers["x-content-type-options"]), (&kind.parse().unwrap(), &"nosniff".parse().unwrap()));
+        assert_eq!(
+            (&asset.headers["content-type"], &asset.headers["x-content-type-options"]),
+            (&kind.parse().unwrap(), &"nosniff".parse().unwrap())
+        );
         // Who has it is not sent it again.
         let tag = asset.headers["etag"].to_str().unwrap();
         for known in [tag.to_owned(), format!("\"other\", W/{tag}"), "*".into()] {
@@ -48,9 +51,26 @@ fn tricks_with_paths_find_nothing() {
     let long = format!("/assets/{}", "a/".repeat(20_000));
     let huge = format!("/{}", "a".repeat(200_000));
     let tricks = [
-        "/../", "/assets/", "/assets/..", "/assets/../index.html", "/assets/../../Cargo.toml", "/assets/%2e%2e/index.html",
-        "/assets/..%2findex.html", "/%2e%2e/%2e%2e/etc/passwd", "/assets//etc/passwd", "/assets/%00", "/assets/\0", "/assets/%ff%fe", "/assets/\\..\\x",
-        "/assets/....//index.html", "//assets/index.html", "/index.html", "/assets/C:\\x", "/assets/index.js%00.css", &long, &huge,
+        "/../",
+        "/assets/",
+        "/assets/..",
+        "/assets/../index.html",
+        "/assets/../../Cargo.toml",
+        "/assets/%2e%2e/index.html",
+        "/assets/..%2findex.html",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/assets//etc/passwd",
+        "/assets/%00",
+        "/assets/\0",
+        "/assets/%ff%fe",
+        "/assets/\\..\\x",
+        "/assets/....//index.html",
+        "//assets/index.html",
+        "/index.html",
+        "/assets/C:\\x",
+        "/assets/index.js%00.css",
+        &long,
+        &huge,
     ];
     for path in tricks {
         let answer = raw(server.address, format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes());
