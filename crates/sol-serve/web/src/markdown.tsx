@@ -7,7 +7,7 @@ import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import { Copy } from "./copy";
 
-const parser = new MarkdownIt({ html: false, linkify: true, breaks: false, maxNesting: 40 } as object);
+const parser = new MarkdownIt({ html: false, linkify: true, });
 // "readme.md" is no address.
 parser.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 

@@ -52,6 +52,7 @@ export function Question({ conversation, index, busy }: { conversation: Conversa
   }
   return (
     <article class="question" aria-label="You">
+      <h2 class="hidden">You</h2>
       <div class="bubble">{text}</div>
       <div class="actions">
         <Copy text={() => text} label="Copy the message" />
@@ -74,6 +75,7 @@ export function Answer({ conversation, message, last, busy }: Of) {
   const runs = message.state === "running";
   return (
     <article class="answer" aria-label="Answer" aria-busy={runs}>
+      <h2 class="hidden">Answer</h2>
       {message.text && <Markdown text={message.text} />}
       {runs && <div class="waiting" aria-hidden="true"><i /><i /><i /></div>}
       {message.state === "stopped" && <p class="stopped">Stopped{message.text ? "" : " before it began"}.</p>}

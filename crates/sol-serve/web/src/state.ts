@@ -138,9 +138,10 @@ function follow() {
 follow();
 addEventListener("hashchange", follow);
 
-// What is being answered is kept as far as it came.
+// What is being answered when the page goes is kept as far as it came; that its connection breaks off then is no failure.
 addEventListener("pagehide", () => {
   for (const one of conversations.value) if (running.value.has(one.id)) storage.save(one);
+  for (const controller of running.value.values()) controller.abort();
 });
 
 storage.others((id, now) => {

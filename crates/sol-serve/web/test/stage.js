@@ -20,9 +20,7 @@ export async function serve(model, args = [], env = {}) {
     once(server, "exit").then(([code]) => Promise.reject(new Error(`sol serve ended with ${code}`))),
   ]);
   const end = async () => {
-    if (server.exitCode !== null) return;
-    server.kill("SIGKILL");
-    await once(server, "exit");
+    if (server.exitCode === null && server.signalCode === null && server.kill("SIGKILL")) await once(server, "exit");
   };
   return { url: JSON.parse(line).page, end };
 }
@@ -62,12 +60,12 @@ export async function open(browser, url, { init, routes = {}, ...options } = {})
   if (init) await page.addInitScript(init);
   for (const [path, how] of Object.entries(routes)) await page.route(url + path, how);
   await page.goto(url);
-  await page.locator("header .model").filter({ hasText: /./ }).waitFor().catch(() => {});
   return { page, context, faults };
 }
 
-/** Sends a message. */
+/** Sends a message, once the page knows whom to ask. */
 export async function ask(page, text) {
+  await page.locator("header .model").filter({ hasText: /./ }).waitFor();
   await page.getByLabel("Message", { exact: true }).fill(text);
   await page.keyboard.press("Enter");
 }
