@@ -174,7 +174,7 @@ export function App() {
       {dialog.value === "settings" && <Settings />}
       {dialog.value === "key" && <Key />}
       <Toast />
-      <div class="hidden" role="status" aria-live="polite">{announcement}</div>
+      <div class="hidden" role="status" aria-live="polite">{announcement.value}</div>
     </>
   );
 }

@@ -78,7 +78,7 @@ class Clock {
     return {
       tokens,
       counted: !usage,
-      rate: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : undefined,
+      rate: tokens > 1 && seconds > 0.05 ? (tokens - 1) / seconds : undefined,
       first: this.first === undefined ? undefined : (this.first - this.begun) / 1000,
       prompt: usage?.prompt_tokens,
       cached: usage?.prompt_tokens_details?.cached_tokens,

@@ -61,7 +61,7 @@ test("ask, stop, again, edit, reload", async () => {
   assert.equal(await page.locator(".question").count(), 2);
   assert.ok(Number(/Context ([\d,]+)/.exec(await page.locator(".context").innerText())[1].replace(",", "")) > context1);
   await page.getByRole("button", { name: "Edit the message" }).first().click();
-  await page.getByLabel("Edit the message").fill("Tell me a short story.");
+  await page.getByRole("textbox", { name: "Edit the message" }).fill("Tell me a short story.");
   await page.keyboard.press("Enter");
   await until(async () => (await page.locator(".question").count()) === 1);
   await answered(page);
