@@ -9,5 +9,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
     reportCompressedSize: false,
+    // Those of what went into the bundle.
+    license: { fileName: "licenses.md" },
   },
 });

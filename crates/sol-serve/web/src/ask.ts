@@ -90,7 +90,7 @@ class Clock {
 async function ask(id: string) {
   const conversation = find(id);
   if (!conversation || running.value.has(id)) return;
-  const messages = turns(conversation.messages, (model.value?.system && settings.value.system?.trim()) || "");
+  const messages = turns(conversation.messages, model.value?.system ? String(settings.value.system ?? "").trim() : "");
   const controller = new AbortController();
   running.value = new Map(running.value).set(id, controller);
   change(id, { changed: Date.now(), messages: [...conversation.messages, { role: "assistant", text: "", state: "running" }] });

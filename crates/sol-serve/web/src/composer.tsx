@@ -12,6 +12,11 @@ export function focusComposer() {
   document.querySelector<HTMLTextAreaElement>("#message")?.focus();
 }
 
+/** Where the focus goes when what had it is gone; not where a keyboard would then cover half of the screen. */
+export function returnFocus() {
+  if (!matchMedia("(pointer: coarse)").matches) focusComposer();
+}
+
 /** Makes a text field as high as its text, within what the style sheet allows. */
 export function fit(area: HTMLTextAreaElement | null) {
   if (!area) return;
@@ -25,10 +30,7 @@ export function Composer() {
   const area = useRef<HTMLTextAreaElement>(null);
   useEffect(() => type(drafts.get(id) ?? ""), [id]);
   useLayoutEffect(() => fit(area.current), [text]);
-  useEffect(() => {
-    // A phone's keyboard would cover half of the page.
-    if (!matchMedia("(pointer: coarse)").matches) focusComposer();
-  }, [id]);
+  useEffect(returnFocus, [id]);
 
   const busy = id !== undefined && running.value.has(id);
   const ready = !busy && model.value !== undefined && text.trim() !== "";
@@ -61,7 +63,7 @@ export function Composer() {
           }}
         />
         {busy ? (
-          <button type="button" class="round" aria-label="Stop" title="Stop (Esc)" onClick={() => stop(id)}>
+          <button type="button" class="round" aria-label="Stop" title="Stop (Esc)" onClick={() => { stop(id); returnFocus(); }}>
             <Icon name="stop" />
           </button>
         ) : (

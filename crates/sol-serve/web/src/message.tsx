@@ -2,7 +2,7 @@
 
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { again, resend } from "./ask";
-import { fit } from "./composer";
+import { fit, returnFocus } from "./composer";
 import { Copy } from "./copy";
 import { Icon } from "./icons";
 import { Markdown } from "./markdown";
@@ -22,7 +22,8 @@ export function Question({ conversation, index, busy }: { conversation: Conversa
   };
   const submit = () => {
     if (busy || !draft?.trim()) return;
-    close();
+    edit(undefined);
+    returnFocus();
     void resend(conversation, index, draft);
   };
   if (editing) {
@@ -88,7 +89,7 @@ export function Answer({ conversation, message, last, busy }: Of) {
       <div class="actions">
         {!runs && message.text && <Copy text={() => message.text} label="Copy the answer" />}
         {!runs && last && (
-          <button type="button" class="quiet" disabled={busy} aria-label="Answer again" title="Answer again" onClick={() => again(conversation)}>
+          <button type="button" class="quiet" disabled={busy} aria-label="Answer again" title="Answer again" onClick={() => { void again(conversation); returnFocus(); }}>
             <Icon name="retry" />
           </button>
         )}
