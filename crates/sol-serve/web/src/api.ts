@@ -40,7 +40,7 @@ export class Failure extends Error {
   constructor(
     readonly title: string,
     readonly detail: string,
-    readonly kind: "key" | "other" = "other",
+    readonly kind: "key" | "model" | "other" = "other",
   ) {
     super(title);
   }
@@ -78,7 +78,7 @@ function failure(status: number, text: string): Failure {
     return new Failure("The conversation is too long for the model", `${said} Start a new chat, or edit an earlier message.`);
   }
   if (status === 503 || status === 429) return new Failure("The server is busy", `${said} Try again in a moment.`);
-  if (status === 404) return new Failure("The server does not have this", said);
+  if (status === 404) return new Failure("The server does not have this", said, "model");
   return new Failure(status >= 500 ? "The server failed" : "The server refused the question", said);
 }
 

@@ -1,7 +1,7 @@
 // Questions and what becomes of them.
 
 import * as api from "./api";
-import { announcement, begin, change, changeLast, conversations, current, dialog, model, running, settings, show } from "./state";
+import { announcement, begin, change, changeLast, connect, conversations, current, dialog, model, running, settings, show } from "./state";
 import type { Conversation, Figures, Message, State } from "./storage";
 
 /** Milliseconds between two drawings of an answer, at least, and between two writings. */
@@ -131,7 +131,10 @@ async function ask(id: string) {
         error instanceof api.Failure
           ? { title: error.title, detail: error.detail }
           : { title: "The page made a mistake", detail: String(error) };
-      if (error instanceof api.Failure && error.kind === "key") dialog.value = "key";
+      const kind = error instanceof api.Failure && error.kind;
+      if (kind === "key") dialog.value = "key";
+      // It has others than when the page was loaded.
+      if (kind === "model") void connect();
     }
   }
   clearTimeout(drawing);
