@@ -73,7 +73,7 @@ function failure(status: number, text: string): Failure {
     // Not this server's words: those of something in between.
   }
   const said = typeof error.message === "string" ? sentence(error.message) : `It answered with status ${status}.`;
-  if (status === 401) return new Failure("The server wants an API key", said, "key");
+  if (status === 401) return new Failure("The server wants an API key", "Whoever runs it can tell it to you.", "key");
   if (error.code === "context_length_exceeded") {
     return new Failure("The conversation is too long for the model", `${said} Start a new chat, or edit an earlier message.`);
   }

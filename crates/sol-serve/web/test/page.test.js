@@ -164,6 +164,14 @@ test("what a model writes becomes text, whatever it is", async () => {
   const text = await answer.innerText();
   for (const part of ["<script>window.hit = 1</script>", "<iframe", "</code></pre>", "<b> ©"]) assert.ok(text.includes(part), part);
   assert.deepEqual(faults, []);
+  // The second line of defence holds, and a breach of it would have been seen.
+  const tried = await page.evaluate(async () => {
+    const refused = () => "refused";
+    const markup = new Promise((done) => done(document.body.insertAdjacentHTML("beforeend", "<b>x</b>"))).catch(refused);
+    return Promise.all([markup, fetch("https://evil.example/").catch(refused)]);
+  });
+  assert.deepEqual(tried, ["refused", "refused"]);
+  await until(() => faults.some((fault) => /TrustedHTML/.test(fault)) && faults.some((fault) => /evil\.example/.test(fault)));
   await context.close();
 });
 
