@@ -42,6 +42,12 @@ test("ask, stop, again, edit, reload", async () => {
   await page.keyboard.press("Escape");
   assert.match(await (await answered(page)).innerText(), /Stopped\./);
   await until(async () => (await running(slow.url)) === 0);
+  // As does the button.
+  await page.getByRole("button", { name: "Answer again" }).click();
+  await page.locator('.answer[aria-busy="true"] .markdown').waitFor();
+  await page.getByRole("button", { name: "Stop" }).click();
+  assert.match(await (await answered(page)).innerText(), /Stopped\./);
+  await until(async () => (await running(slow.url)) === 0);
 
   // Again, no longer than the settings allow, and with its figures.
   await page.getByRole("button", { name: "Settings" }).click();
@@ -117,6 +123,11 @@ test("conversations: several, renamed, deleted and taken back, saved as a file",
   await page.locator(".bubble", { hasText: "Describe été." }).waitFor();
   await page.reload();
   assert.deepEqual((await names()).sort(), ["Describe été.", "Second"]);
+  // What another tab does is seen here.
+  const other = await context.newPage();
+  await other.goto(page.url());
+  await other.getByRole("button", { name: "Delete “Describe été.”" }).click();
+  await until(async () => (await names()).join() === "Second");
   assert.deepEqual(faults, []);
   await context.close();
 });
