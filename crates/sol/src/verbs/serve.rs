@@ -129,8 +129,10 @@ fn announce(server: &Server, options: &Options, context: usize, batch: u16, outp
             json!({"url": url, "page": page, "model": name, "context": context, "kv_tokens": kv_tokens, "max_batch": batch});
         return print(&line.to_string());
     }
-    print(&format!("serving {name} at {url}: context {context}, {batch} requests at a time, KV cache of {kv_tokens} tokens"))?;
-    print(&format!("chat page: {page}"))
+    print(&format!(
+        "serving {name} at {url}: context {context}, {batch} requests at a time, KV cache of {kv_tokens} tokens\n\
+         chat page: {page}"
+    ))
 }
 
 /// The signals that end the program; caught as long as this lives.
