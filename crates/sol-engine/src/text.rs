@@ -54,6 +54,11 @@ impl Text {
         Ok((template, options))
     }
 
+    /// Whether a system message of a conversation reaches the model.
+    pub fn has_system_prompt(&self) -> bool {
+        self.system_as_user || self.template.as_ref().is_some_and(ChatTemplate::supports_system)
+    }
+
     /// The ids of a text to continue.
     pub fn text_prompt(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.tokenizer()?.encode(text, Encode { add_bos: true, parse_special: false })?)

@@ -20,7 +20,7 @@ use crate::error::{Refused, Result};
 fn card(app: &App, name: &str) -> Value {
     json!({
         "id": name, "object": "model", "created": app.created, "owned_by": "solarium", "root": app.names[0], "parent": null,
-        "max_model_len": app.context,
+        "max_model_len": app.context, "system_prompt": app.text.has_system_prompt(),
     })
 }
 

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::error::{Error, Refused};
-use crate::{App, Options, chat, completions, embeddings, host, info, log, openapi, responses};
+use crate::{App, Options, chat, completions, embeddings, host, info, log, openapi, page, responses};
 
 /// Bytes of a request's headers.
 const HEADER_BYTES: usize = 64 << 10;
@@ -132,6 +132,8 @@ async fn ended(app: &App, drain: Duration) -> bool {
 
 fn router(app: Arc<App>, cors: &[String], local: bool) -> Result<Router, Error> {
     let router = Router::new()
+        .route("/", get(page::index))
+        .route("/assets/{*name}", get(page::asset))
         .route("/v1/chat/completions", post(chat::completions))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/responses", post(responses::responses))
@@ -189,7 +191,7 @@ pub(crate) const OPEN: [&str; 2] = ["/health", "/ready"];
 /// Lets requests with the key through, and counts those that are refused.
 async fn authorise(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let allowed = match &app.api_key {
-        Some(key) if !OPEN.contains(&request.uri().path()) => {
+        Some(key) if !OPEN.contains(&request.uri().path()) && !page::is_page(request.uri().path()) => {
             let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
             let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
             scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(key.as_bytes().ct_eq(given))

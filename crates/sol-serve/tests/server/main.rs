@@ -5,5 +5,6 @@ mod errors;
 mod going;
 mod guided;
 mod responses;
+mod page;
 mod support;
 mod tools;

@@ -1,4 +1,4 @@
-//! `sol serve`: OpenAI's API for a model.
+//! `sol serve`: OpenAI's API for a model, and a chat page.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::ctrl_c;
 #[command(
     after_help = "Answers POST /v1/chat/completions, /v1/completions and /v1/responses, whole and streamed, as OpenAI's clients \
     expect; POST /v1/embeddings (mean hidden states), /tokenize, /detokenize; GET /v1/models, /health, /ready, /metrics (Prometheus), \
-    /version; /openapi.json describes them. The log has a line a request.
+    /version; /openapi.json describes them. GET / is a page to chat on: open it in a browser. The log has a line a request.
 
 SIGTERM or Ctrl-C: new requests get 503, running ones are finished; a second one ends the program at once. There is no TLS: \
 put a proxy in front of it.
@@ -116,14 +116,23 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
 fn announce(server: &Server, options: &Options, context: usize, batch: u16, output: &Output) -> Result<()> {
     let (address, kv_tokens, name) = (server.address(), server.kv_tokens(), &options.names[0]);
     let url = format!("http://{address}/v1");
+    // What a browser on this machine opens where all addresses are listened on.
+    let page = match address.ip() {
+        ip if ip.is_unspecified() => format!("http://localhost:{}/", address.port()),
+        _ => format!("http://{address}/"),
+    };
     if !address.ip().is_loopback() && options.api_key.is_none() {
         note(output, "warning: whoever reaches this address can ask; SOL_API_KEY sets a key");
     }
     if output.json {
-        let line = json!({"url": url, "model": name, "context": context, "kv_tokens": kv_tokens, "max_batch": batch});
+        let line =
+            json!({"url": url, "page": page, "model": name, "context": context, "kv_tokens": kv_tokens, "max_batch": batch});
         return print(&line.to_string());
     }
-    print(&format!("serving {name} at {url}: context {context}, {batch} requests at a time, KV cache of {kv_tokens} tokens"))
+    print(&format!(
+        "serving {name} at {url}: context {context}, {batch} requests at a time, KV cache of {kv_tokens} tokens\n\
+         chat page: {page}"
+    ))
 }
 
 /// The signals that end the program; caught as long as this lives.

@@ -50,14 +50,16 @@ fn start_ask_stop() {
         let server = Server::start(&machine, &["--log", "json", "--max-batch", "3"]);
         assert_eq!((&server.line["model"], &server.line["context"]), (&json!("chat-tiny"), &json!(512)));
         assert_eq!(server.line["kv_tokens"], 3 * 512);
+        let page = ureq::get(server.line["page"].as_str().unwrap()).call().unwrap().body_mut().read_to_string().unwrap();
+        assert!(page.starts_with("<!doctype html>"), "{page}");
         let answer = server.chat(json!({"model": "chat-tiny", "messages": [{"role": "user", "content": "Describe été."}]}));
         assert_eq!(answer["choices"][0]["message"]["content"], "an8 wat count: c wereouZone");
         server.signal(signal);
         let (code, stderr) = server.end();
         assert_eq!(code, Some(0), "{stderr}");
         let lines: Vec<Value> = stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        assert_eq!(lines.len(), 1, "one line a request: {stderr}");
-        let request = [&lines[0]["path"], &lines[0]["status"], &lines[0]["prompt_tokens"], &lines[0]["finish"]];
+        assert_eq!(lines.len(), 2, "one line a request: {stderr}");
+        let request = [&lines[1]["path"], &lines[1]["status"], &lines[1]["prompt_tokens"], &lines[1]["finish"]];
         assert_eq!(request, [&json!("/v1/chat/completions"), &json!(200), &json!(27), &json!("stop")]);
     }
 }
