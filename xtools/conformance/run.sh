@@ -28,7 +28,7 @@ url=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["url"])
 
 step node client.mjs "$url" $key
 step env -C "$work" venv/bin/schemathesis run "${url%/v1}/openapi.json" --header "Authorization: Bearer $key" \
-  --phases examples,coverage,fuzzing --max-examples 40 --generation-deterministic --workers 2 --suppress-health-check all \
+  --phases examples,coverage,fuzzing --max-examples 40 --generation-deterministic --workers 1 --suppress-health-check all \
   --exclude-checks positive_data_acceptance
 
 kill -TERM "$server"
