@@ -139,7 +139,7 @@ pub(crate) async fn responses(
     if let Some(instructions) = &own.instructions {
         messages.insert(0, Message::new("system", instructions.clone()));
     }
-    let prompt = app.blocking(move |app| app.chat_prompt(&messages)).await?;
+    let prompt = app.blocking(move |app| app.chat_prompt(messages, None)).await?;
     let given = Given {
         instructions: own.instructions,
         max_output_tokens: own.max_output_tokens,

@@ -4,7 +4,7 @@ mod api;
 mod errors;
 mod going;
 mod guided;
-mod responses;
 mod page;
+mod responses;
 mod support;
 mod tools;
