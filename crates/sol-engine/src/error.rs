@@ -67,12 +67,28 @@ pub enum Error {
         vocab: usize,
     },
     /// The blocks of the cache are used up.
-    #[error("the KV cache is full: its {blocks} blocks hold {tokens} tokens; release a sequence or raise --ctx")]
+    #[error("the KV cache is full: its {blocks} blocks hold {tokens} tokens; release a sequence or raise --ctx (of a server: --kv-memory)")]
     CacheFull {
         /// Blocks in all.
         blocks: usize,
         /// Tokens they hold.
         tokens: usize,
+    },
+    /// A cache that does not hold one sequence.
+    #[error(
+        "--kv-memory {given} holds {tokens} tokens{}; raise it to {least} at least{}",
+        asked.map_or(String::new(), |asked| format!(", but --ctx asks for {asked}")),
+        if asked.is_some() { ", or lower --ctx" } else { "" }
+    )]
+    LittleKvMemory {
+        /// Bytes it may take.
+        given: Size,
+        /// Tokens that they hold.
+        tokens: usize,
+        /// `--ctx`.
+        asked: Option<usize>,
+        /// Bytes that it must take.
+        least: Size,
     },
     /// Memory that must stay does not fit what this process may use.
     #[error(

@@ -101,7 +101,7 @@ impl RunOptions {
             threads: self.threads,
             context: self.ctx,
             sequences: None,
-            kv_tokens: None,
+            kv_memory: None,
             kv_type: self.kv.map(Into::into),
             no_window: self.no_window,
             rope_factors: self.rope_factors.map(|f| match f {

@@ -198,7 +198,7 @@ impl Scheduler {
             return Ok(());
         }
         let (engine, ends) = (&mut self.model.engine, &self.model.end_of_turn);
-        let context = engine.context();
+        let context = engine.context().min(engine.blocks.len() * BLOCK_LEN);
         let interrupts: Vec<_> = plan.iter().map(|(at, _)| self.slots[*at].request.interrupt.clone()).collect();
         let all_gone = || interrupts.iter().all(crate::generate::Interrupt::is_set);
         let wanted: Vec<Vec<usize>> = plan.iter().map(|(at, len)| self.slots[*at].outputs(*len)).collect();
@@ -251,8 +251,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Finds blocks for what is planned: those of former prompts first, then those of the request that came last, which begins
-    /// again when there is room.
+    /// Finds blocks for what is planned: those of former prompts first, then those of the request that came last, which waits, or
+    /// begins again when there is room. The first always goes on: it fits alone.
     fn make_room(&mut self, plan: &mut Vec<(usize, usize)>) {
         loop {
             let engine = &self.model.engine;
@@ -261,12 +261,15 @@ impl Scheduler {
             if needed <= self.model.engine.blocks.free() {
                 return;
             }
-            let Some(last) = (0..self.slots.len()).rev().find(|at| !self.slots[*at].sequence.blocks.is_empty()) else { return };
-            let slot = &mut self.slots[last];
-            self.model.engine.release(std::mem::take(&mut slot.sequence));
-            slot.begun = false;
+            let planned = |at: &usize| plan.iter().any(|(other, _)| other == at);
+            let holds = |at: &usize| !self.slots[*at].sequence.blocks.is_empty();
+            let Some(last) = (0..self.slots.len()).rev().find(|at| planned(at) || holds(at)) else { return };
+            if holds(&last) {
+                self.figures.preemptions.fetch_add(1, Ordering::Relaxed);
+            }
             plan.retain(|(at, _)| *at != last);
-            self.figures.preemptions.fetch_add(1, Ordering::Relaxed);
+            let sequence = self.slots[last].begin_again();
+            self.model.engine.release(sequence);
         }
     }
 

@@ -65,6 +65,15 @@ impl Slot {
         self.begun = true;
     }
 
+    /// Makes room for others: all but what was told is to be computed again. The sequence that it had.
+    pub(super) fn begin_again(&mut self) -> Sequence {
+        self.begun = false;
+        if !self.read {
+            self.prompt_logprobs.clear();
+        }
+        std::mem::take(&mut self.sequence)
+    }
+
     /// Of a piece of `len` of the unread tokens, those after which logits are wanted.
     pub(super) fn outputs(&self, len: usize) -> Vec<usize> {
         let last = len == self.unread().len();

@@ -8,8 +8,9 @@ use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 use sol_serve::{Options, Server};
 
+use super::inspect::size;
 use super::run::short_name;
-use crate::common::{Log, Output, RunOptions, note, open, print};
+use crate::common::{Log, Output, RunOptions, bytes, note, open, print};
 use crate::ctrl_c;
 
 /// Arguments.
@@ -45,9 +46,9 @@ pub(crate) struct Args {
     /// Requests that wait; more are told to come again (503)
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     max_queue: u32,
-    /// Tokens that the KV cache has room for; default: the context of each request at a time, or what fits in memory
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    kv_tokens: Option<u64>,
+    /// Memory of the KV cache: 2GB, 512MiB; default: the context of each request at a time, or what of it is free
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    kv_memory: Option<u64>,
     /// Name of the model in requests; may be given several times; default: as after -m
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     served_model_name: Vec<String>,
@@ -74,11 +75,13 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let path = args.run.model.resolve(output)?;
     let loading = sol_engine::Options {
         sequences: Some(args.max_batch.into()),
-        kv_tokens: args.kv_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        kv_memory: args.kv_memory,
         system_as_user: args.system_as_user,
         ..args.run.options()
     };
-    let model = open(&path, loading.for_serving(&path)?, output)?;
+    let loading = loading.for_serving(&path, 1)?;
+    let kv_memory = loading.kv_memory.unwrap_or(0);
+    let model = open(&path, loading, output)?;
     model.tokenizer()?;
     if model.chat_template().is_err() {
         note(output, "warning: this model has no chat template: /v1/chat/completions is refused, /v1/completions works");
@@ -102,7 +105,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     runtime.block_on(async {
         let server = Server::bind(&args.host, args.port, model, &options).await?;
         let signal = Signals::new()?;
-        announce(&server, &options, context, args.max_batch, output)?;
+        announce(&server, &options, context, args.max_batch, kv_memory, output)?;
         if server.run(signal.first(output)).await {
             return Ok(ExitCode::SUCCESS);
         }
@@ -112,17 +115,20 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
 }
 
 /// Where it is, and what it is.
-fn announce(server: &Server, options: &Options, context: usize, batch: u16, output: &Output) -> Result<()> {
+fn announce(server: &Server, options: &Options, context: usize, batch: u16, kv: u64, output: &Output) -> Result<()> {
     let (address, kv_tokens, name) = (server.address(), server.kv_tokens(), &options.names[0]);
     let url = format!("http://{address}/v1");
     if !address.ip().is_loopback() && options.api_key.is_none() {
         note(output, "warning: whoever reaches this address can ask; SOL_API_KEY sets a key");
     }
     if output.json {
-        let line = json!({"url": url, "model": name, "context": context, "kv_tokens": kv_tokens, "max_batch": batch});
+        let line = json!({
+            "url": url, "model": name, "context": context, "kv_tokens": kv_tokens, "kv_bytes": kv, "max_batch": batch,
+        });
         return print(&line.to_string());
     }
-    print(&format!("serving {name} at {url}: context {context}, {batch} requests at a time, KV cache of {kv_tokens} tokens"))
+    let cache = format!("KV cache of {kv_tokens} tokens ({})", bytes(kv));
+    print(&format!("serving {name} at {url}: context {context}, {batch} requests at a time, {cache}"))
 }
 
 /// The signals that end the program; caught as long as this lives.
