@@ -152,6 +152,23 @@ pub enum Error {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A draft model whose tokens are others.
+    #[error(
+        "--draft {}: its vocabulary is another ({}): a draft must have the model's own tokenizer",
+        path.display(),
+        match differs {
+            Some((id, model, draft)) => format!("token {id} is '{draft}', but '{model}' of the model"),
+            None => format!("{} tokens, but {} of the model", sizes[1], sizes[0]),
+        }
+    )]
+    DraftVocabulary {
+        /// The draft.
+        path: PathBuf,
+        /// Tokens of the model and of the draft.
+        sizes: [usize; 2],
+        /// The first that differs: its id, and what it is to each.
+        differs: Option<(u32, String, String)>,
+    },
     /// Text that is too short to be scored.
     #[error(
         "the text has {tokens} tokens, but perplexity over chunks of {chunk} needs at least {chunk}; lower --ctx or give more text"

@@ -15,6 +15,7 @@ use sol_weights::{Checkpoint, HfMetadata, Metadata, gguf};
 use crate::engine::{Engine, Sequence, check_sequences};
 use crate::limits::{Fit, Limits, Need, Size};
 use crate::sampling::Sampling;
+use crate::speculate::{Drafter, Track};
 use crate::text::Text;
 use crate::{Error, Result};
 
@@ -87,6 +88,9 @@ pub struct LanguageModel {
     /// What the cache holds: the last conversation.
     pub(crate) sequence: Sequence,
     pub(crate) end_of_turn: Vec<u32>,
+    pub(crate) drafter: Option<Drafter>,
+    /// What the drafter knows of the last conversation.
+    pub(crate) track: Track,
     sampling: Sampling,
     warnings: Vec<String>,
 }
@@ -139,6 +143,8 @@ impl LanguageModel {
             text: Text { tokenizer, template, system_as_user: options.system_as_user, context, path: path.to_owned() },
             sequence: Sequence::default(),
             end_of_turn,
+            drafter: None,
+            track: Track::default(),
             sampling,
             warnings,
         })

@@ -9,6 +9,7 @@ use crate::engine::Sequence;
 use crate::error::Error;
 use crate::generate::Finish;
 use crate::sampling::Sampler;
+use crate::speculate::Track;
 use crate::stop::StopStrings;
 
 pub(super) struct Slot {
@@ -20,6 +21,7 @@ pub(super) struct Slot {
     sampler: Sampler,
     stream: TokenStream,
     stops: StopStrings,
+    pub(super) track: Track,
     /// Whether tokens were computed since the slot was filled or had to begin again.
     pub(super) begun: bool,
     /// Tokens of the prompt that were cached, once it is read.
@@ -39,6 +41,7 @@ impl Slot {
             sequence: Sequence::default(),
             sampler,
             stream,
+            track: Track::default(),
             begun: false,
             cached: 0,
             read: false,
@@ -54,6 +57,11 @@ impl Slot {
     /// Whether only the newest token is to be computed: each pass gives the next one.
     pub(super) fn decodes(&self) -> bool {
         self.read && self.unread().len() == 1
+    }
+
+    /// Tokens that it may still get.
+    pub(super) fn left(&self) -> usize {
+        self.request.max_tokens - (self.tokens.len() - self.request.prompt.len())
     }
 
     /// Begins at a beginning that is cached.
