@@ -81,6 +81,10 @@ impl Metrics {
         one("counter", count(&self.cached_tokens), &["solarium_prefix_hit_tokens_total", "vllm:prefix_cache_hits_total"]);
         one("counter", count(&self.new_tokens), &["solarium_generated_tokens_total", "vllm:generation_tokens_total"]);
         one("counter", count(&figures.preemptions), &["solarium_preemptions_total", "vllm:num_preemptions_total"]);
+        let names = ["solarium_draft_tokens_total", "vllm:spec_decode_num_draft_tokens_total"];
+        one("counter", count(&figures.guessed_tokens), &names);
+        let names = ["solarium_draft_accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens_total"];
+        one("counter", count(&figures.accepted_tokens), &names);
         one("counter", count(&figures.passes), &["solarium_passes_total"]);
         one("counter", count(&self.done), &["solarium_requests_done_total", "vllm:request_success_total"]);
         one("counter", count(&self.refused), &["solarium_requests_refused_total"]);

@@ -10,7 +10,7 @@ use sol_serve::{Options, Server};
 
 use super::inspect::size;
 use super::run::short_name;
-use crate::common::{Log, Output, RunOptions, bytes, note, open, print};
+use crate::common::{DraftArgs, Log, Output, RunOptions, bytes, note, open, print};
 use crate::ctrl_c;
 
 /// Arguments.
@@ -31,6 +31,8 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunOptions,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// Address to listen on; 0.0.0.0 for all
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
@@ -81,7 +83,11 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     };
     let loading = loading.for_serving(&path, 1)?;
     let kv_memory = loading.kv_memory.unwrap_or(0);
-    let model = open(&path, loading, output)?;
+    let draft = args.draft.find(output)?;
+    let mut model = open(&path, loading, output)?;
+    if let Some(draft) = draft {
+        draft.help(&mut model, args.run.threads)?;
+    }
     model.tokenizer()?;
     if model.chat_template().is_err() {
         note(output, "warning: this model has no chat template: /v1/chat/completions is refused, /v1/completions works");
