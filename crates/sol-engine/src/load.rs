@@ -172,6 +172,12 @@ impl LanguageModel {
         self.engine.kv_type()
     }
 
+    /// Tokens that the KV cache has room for, and the bytes that they take.
+    pub fn kv_room(&self) -> (usize, u64) {
+        let tokens = self.engine.blocks.len() * BLOCK_LEN;
+        (tokens, kv_bytes_per_token(self.spec(), self.kv_type()).saturating_mul(tokens as u64))
+    }
+
     /// The tokenizer, if the checkpoint has one.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.text.tokenizer()

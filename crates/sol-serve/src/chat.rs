@@ -128,16 +128,16 @@ pub(crate) async fn completions(
 ) -> Result<Response> {
     let (params, chat): (Params, ChatParams) = (raw.parse()?, raw.parse()?);
     drop(raw);
-    let model = app.named(params.model.as_deref())?;
+    let (model, name) = app.model(params.model.as_deref()).await?;
     refuse_tools(&chat)?;
-    let settings = params.settings(&app.sampling, app.vocab)?;
+    let settings = params.settings(&model.sampling, model.vocab)?;
     let wanted = match chat.max_completion_tokens {
         Some(_) => new_tokens("max_completion_tokens", chat.max_completion_tokens, 1)?,
         None => new_tokens("max_tokens", params.max_tokens, 1)?,
     };
     let top = top_logprobs(chat.logprobs, chat.top_logprobs)?;
     let messages = conversation(chat.messages)?;
-    let prompt = app.blocking(move |app| app.chat_prompt(&messages)).await?;
+    let prompt = model.blocking(move |model| model.chat_prompt(&messages)).await?;
     let request = Request {
         prompt,
         sampling: settings.sampling,
@@ -148,13 +148,13 @@ pub(crate) async fn completions(
         logprobs: top,
         ..Request::default()
     };
-    let asked = ask(&app, &record, vec![request], settings.n, "messages")?;
+    let asked = ask(&app, &model, &record, vec![request], settings.n, "messages")?;
     let form = ChatForm {
         id: new_id("chatcmpl"),
         created: created(),
-        model,
+        model: name,
         include_usage: settings.include_usage,
-        tokenizer: app.text.tokenizer()?.clone(),
+        tokenizer: model.text.tokenizer()?.clone(),
         logprobs: top.is_some(),
         answers: (0..asked.choices()).map(|_| Answer::default()).collect(),
     };

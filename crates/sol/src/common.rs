@@ -39,11 +39,18 @@ pub(crate) struct ModelArg {
     pub(crate) model: String,
 }
 
-/// How to run it.
+/// A model, and how to run it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunOptions {
     #[command(flatten)]
     pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// How to run models.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct How {
     /// Threads; default: one for each core
     #[arg(short, long)]
     pub(crate) threads: Option<usize>,
@@ -138,7 +145,7 @@ impl Draft {
     }
 }
 
-impl RunOptions {
+impl How {
     /// For the library.
     pub(crate) fn options(&self) -> Options {
         let Device::Cpu = self.device;
@@ -155,6 +162,13 @@ impl RunOptions {
             }),
             system_as_user: false,
         }
+    }
+}
+
+impl RunOptions {
+    /// For the library.
+    pub(crate) fn options(&self) -> Options {
+        self.how.options()
     }
 
     /// Obtains the model if need be, opens it and shows its warnings.

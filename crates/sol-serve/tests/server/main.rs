@@ -3,4 +3,5 @@
 mod api;
 mod errors;
 mod going;
+mod models;
 mod support;

@@ -135,7 +135,7 @@ impl Args {
         let draft = self.draft.find(output)?;
         let mut model = self.run.open(options, output)?;
         if let Some(draft) = draft {
-            draft.help(&mut model, self.run.threads)?;
+            draft.help(&mut model, self.run.how.threads)?;
         }
         Ok(model)
     }
