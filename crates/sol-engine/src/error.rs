@@ -67,7 +67,9 @@ pub enum Error {
         vocab: usize,
     },
     /// The blocks of the cache are used up.
-    #[error("the KV cache is full: its {blocks} blocks hold {tokens} tokens; release a sequence or raise --ctx (of a server: --kv-memory)")]
+    #[error(
+        "the KV cache is full: its {blocks} blocks hold {tokens} tokens; release a sequence or raise --ctx (of a server: --kv-memory)"
+    )]
     CacheFull {
         /// Blocks in all.
         blocks: usize,

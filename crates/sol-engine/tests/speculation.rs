@@ -7,9 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use common::{endless, generate, open, open_with};
-use sol_engine::{
-    Event, Generation, Guesses, LanguageModel, Options, Request, Sampling, Serving, ServingOptions, Speculation,
-};
+use sol_engine::{Event, Generation, Guesses, LanguageModel, Options, Request, Sampling, Serving, ServingOptions, Speculation};
 
 /// Repeats itself, so that much can be guessed.
 fn text(seed: u32, len: usize) -> Vec<u32> {

@@ -147,7 +147,8 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, raw: Raw) -> Result<Js
     let tokens = match (params.prompt, messages) {
         (Some(text), None) => {
             let add_bos = params.add_special_tokens.unwrap_or(true);
-            let encode = move |model: &Model| Ok(model.text.tokenizer()?.encode(&text, Encode { add_bos, parse_special: true })?);
+            let encode =
+                move |model: &Model| Ok(model.text.tokenizer()?.encode(&text, Encode { add_bos, parse_special: true })?);
             model.blocking(encode).await?
         }
         (None, Some(messages)) => model.blocking(move |model| model.chat_prompt(&messages)).await?,

@@ -28,10 +28,7 @@ impl Source {
     }
 
     /// One that is loaded when somebody asks for it, and again after it made room for others.
-    pub fn on_demand(
-        names: Vec<String>,
-        load: impl Fn() -> sol_engine::Result<LanguageModel> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn on_demand(names: Vec<String>, load: impl Fn() -> sol_engine::Result<LanguageModel> + Send + Sync + 'static) -> Self {
         Self { names, given: None, load: Some(Box::new(load)) }
     }
 }
@@ -175,8 +172,12 @@ impl Models {
     /// Figures of all, for Prometheus.
     pub(crate) fn metrics(&self, refused: u64) -> String {
         let models: Vec<_> = self.entries.iter().map(|entry| (entry, entry.model().clone())).collect();
-        let row = |(entry, model): &'_ (&Arc<Entry>, Option<Arc<Model>>)| Row { model: &entry.names[0], metrics: &entry.metrics, figures: model.as_ref().map(|model| model.serving.figures()) };
-        let rows: Vec<Row<'_>> = models.iter().map(row).collect();
+        let rows = models.iter().map(|(entry, model)| Row {
+            model: &entry.names[0],
+            metrics: &entry.metrics,
+            figures: model.as_ref().map(|model| model.serving.figures()),
+        });
+        let rows: Vec<Row<'_>> = rows.collect();
         metrics::text(&rows, refused)
     }
 
@@ -204,7 +205,13 @@ impl Models {
         let (name, begun) = (&self.entries[at].names[0], Instant::now());
         match self.open(at).await {
             Ok(model) => {
-                tracing::info!(model = name, ms = begun.elapsed().as_millis() as u64, context = model.context, kv_tokens = model.kv.0, "loaded");
+                tracing::info!(
+                    model = name,
+                    ms = begun.elapsed().as_millis() as u64,
+                    context = model.context,
+                    kv_tokens = model.kv.0,
+                    "loaded"
+                );
                 Ok(model)
             }
             Err(error) => {

@@ -63,13 +63,7 @@ impl Server {
 
     /// The same for several models, at least one; `keep` of them are in memory at a time. The first is loaded now, unless it is
     /// there, and answers requests that name none.
-    pub async fn bind_many(
-        host: &str,
-        port: u16,
-        sources: Vec<Source>,
-        keep: usize,
-        options: &Options,
-    ) -> Result<Self, Error> {
+    pub async fn bind_many(host: &str, port: u16, sources: Vec<Source>, keep: usize, options: &Options) -> Result<Self, Error> {
         let failed = |source| Error::Listen { address: format!("{host}:{port}"), source };
         let listener = TcpListener::bind((host, port)).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

@@ -271,8 +271,10 @@ impl Scheduler {
         });
         let mut asks: Vec<Ask<'_>> = ask.collect();
         let guesses = drafter.guess(&mut asks, CATCH_UP, stop);
-        let with = |piece: &Piece, guesses: usize| engine.blocks_for(&self.slots[piece.at].sequence, piece.tokens.len() + guesses);
-        let answers = pieces.iter().filter(|piece| piece.decodes).zip(&guesses).map(|(piece, guesses)| with(piece, guesses.len()));
+        let with =
+            |piece: &Piece, guesses: usize| engine.blocks_for(&self.slots[piece.at].sequence, piece.tokens.len() + guesses);
+        let answers =
+            pieces.iter().filter(|piece| piece.decodes).zip(&guesses).map(|(piece, guesses)| with(piece, guesses.len()));
         let prompts = pieces.iter().filter(|piece| !piece.decodes).map(|piece| with(piece, 0));
         let needed: usize = answers.chain(prompts).sum();
         self.prefixes.give_up(needed, &mut engine.blocks);

@@ -107,19 +107,3 @@ fn an_idle_model_makes_room_and_a_busy_one_does_not() {
     assert_eq!(server.post("/tokenize", &json!({"model": "a", "prompt": "x"})).ok()["max_model_len"], 512);
     assert_eq!(loaded(&server), [("a".to_owned(), true), ("b".to_owned(), false)]);
 }
-
-#[test]
-fn who_waits_too_long_for_a_busy_model_to_go_is_told_to_come_again() {
-    let ((a, _), (b, _)) = (source("a", "chat-tiny"), source("b", "solar-tiny"));
-    let options = Options { patience: Duration::ZERO, ..Options::new("") };
-    let server = Running::start_many(vec![a, b], 1, Options { patience: Duration::from_millis(1), ..options });
-    let streams: Vec<_> = (0..60).map(|i| server.endless(&format!("{PROMPT} {i}"))).collect();
-    let reply = ask(&server, "b");
-    assert_eq!((reply.error().0, reply.error().1.as_str()), (503, "overloaded"));
-    assert_eq!(reply.headers["retry-after"], "1");
-    for mut stream in streams {
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        assert!(text.contains("data: [DONE]"), "{text}");
-    }
-}
