@@ -144,10 +144,10 @@ mod tests {
         tree.give_up(5, &mut pool);
         assert_eq!((tree.find(&first), pool.free()), (a[..2].to_vec(), 5));
         // What somebody holds stays.
-        pool.share(&[a[1]]);
+        pool.share(&a[..2]);
         tree.give_up(8, &mut pool);
         assert_eq!((tree.find(&first), pool.free()), (a[..2].to_vec(), 6));
-        pool.give_back([a[1]]);
+        pool.give_back([a[0], a[1]]);
         tree.give_up(8, &mut pool);
         assert_eq!((tree.len(), pool.free()), (0, 8));
     }

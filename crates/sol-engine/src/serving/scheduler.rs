@@ -24,9 +24,9 @@ use crate::sampling::Sampler;
 use crate::speculate::Ask;
 
 /// Time that pieces of prompts may add to a pass in which others are answered, in passes without such.
-const PROMPT_SHARE: f64 = 1.0;
+const PROMPT_SHARE: f64 = 0.7;
 /// Tokens of prompts that such a pass reads at least, and while nothing is known of its times.
-const LEAST_PIECE: usize = 16;
+const LEAST_PIECE: usize = 8;
 /// Of the room for prompts, what the first of them may take while others wait behind it, in quarters.
 const FIRST_QUARTERS: usize = 3;
 /// Guesses of one pass, for all requests together: with more rows the weights are no longer what a pass waits for.
