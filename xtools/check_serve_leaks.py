@@ -63,7 +63,7 @@ def main():
     parser.add_argument("--sequential", type=int, default=1000)
     parser.add_argument("--concurrent", type=int, default=200)
     options = parser.parse_args()
-    command = [options.sol, "serve", "-m", options.model, "--port", "0", "--json", "--kv-tokens", "16384", "-q"]
+    command = [options.sol, "serve", "-m", options.model, "--port", "0", "--json", "--kv-memory", "400MB", "-q"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         port = int(json.loads(server.stdout.readline())["url"].split(":")[2].split("/")[0])

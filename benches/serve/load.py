@@ -3,11 +3,15 @@
 
     python benches/serve/load.py --url http://127.0.0.1:8000/v1                     # 1, 4 and 16 clients, both kinds of prompts
     python benches/serve/load.py --url http://127.0.0.1:8080/v1 --clients 16 --kind shared --json out.json
+    python benches/serve/load.py --stall 4000                    # what a long prompt does to 8 streams that run
 
 Nothing but Python's standard library. Every client asks `--rounds` times, one request after the other, with prompts of about `--prompt`
 tokens (words of one syllable, counted as the server's usage says) and `--new` new tokens, streamed. Shown are, over all requests: the
 time to the first token (median, 95th percentile), new tokens a second of all clients together, and the gaps between a stream's
 tokens (median, 95th percentile, largest).
+
+With `--stall N` streams run (8, or `--clients`), and in their middle comes a prompt of N words, then, once it is read, eight of `--prompt`
+words together. Shown are the gaps of the streams before, and while these prompts are read, and how long that took.
 """
 
 import argparse
@@ -117,6 +121,84 @@ def run(options, clients, kind):
     }
 
 
+class Stream(threading.Thread):
+    """An answer that goes on until it is told to end; the times of its tokens."""
+
+    def __init__(self, options, seed):
+        super().__init__(daemon=True)
+        self.options, self.prompt = options, text(seed, 20)
+        self.times, self.ended = [], False
+        self.start()
+
+    def run(self):
+        client = Client(self.options.url, self.options.key, self.options.model)
+        body = {"model": self.options.model, "prompt": self.prompt, "max_tokens": 3000, "temperature": 0, "stream": True}
+        for line in client.send("POST", "/completions", {**body, "ignore_eos": True}):
+            if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0].get("text"):
+                self.times.append(time.perf_counter())
+            if self.ended:
+                break
+        client.connection.close()
+
+
+def stall(options):
+    """Gaps of streams before and while prompts are read."""
+    streams = [Stream(options, f"{options.seed} stream {i}") for i in range((options.clients or [8])[0])]
+    while any(len(stream.times) < 20 for stream in streams):
+        time.sleep(0.05)
+    ends = [("before", 0, time.perf_counter())]
+    time.sleep(options.quiet)
+    ends.append(("before", 0, time.perf_counter()))
+
+    def read(seed, words):
+        client = Client(options.url, options.key, options.model)
+        return client.ask(text(seed, words), 1)[1]["prompt_tokens"]
+
+    for name, count, words in [("long prompt", 1, options.stall), ("eight prompts", 8, options.prompt)]:
+        lengths, readers = [], []
+        for i in range(count):
+            work = lambda seed=f"{options.seed} {name} {i}": lengths.append(read(seed, words))
+            readers.append(threading.Thread(target=work))
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        ends.append((name, sum(lengths), time.perf_counter()))
+        time.sleep(1)
+        ends.append(("", 0, time.perf_counter()))
+    for stream in streams:
+        stream.ended = True
+    at = lambda values, share: values[min(len(values) - 1, int(share * len(values)))]
+    rows, columns = [], ["prompt_tokens", "seconds", "gaps", "gap_p50", "gap_p95", "gap_max", "p95_ratio", "max_to_median"]
+    print(f"{'':>15}" + " ".join(f"{column:>14}" for column in columns))
+    for (_, _, begin), (name, tokens, end) in zip(ends, ends[1:]):
+        pairs = [pair for stream in streams for pair in zip(stream.times, stream.times[1:])]
+        gaps = sorted(later - earlier for earlier, later in pairs if begin < later <= end)
+        if not name or not gaps:
+            continue
+        row = {"name": name, "prompt_tokens": tokens, "seconds": end - begin, "gaps": len(gaps)}
+        row |= {"gap_p50": at(gaps, 0.5), "gap_p95": at(gaps, 0.95), "gap_max": gaps[-1]}
+        first = rows[0] if rows else row
+        row |= {"p95_ratio": row["gap_p95"] / first["gap_p95"], "max_to_median": row["gap_max"] / row["gap_p50"]}
+        rows.append(row)
+        shown = [f"{row[column]:.3f}" if isinstance(row[column], float) else str(row[column]) for column in columns]
+        print(f"{name:>15}" + " ".join(f"{value:>14}" for value in shown), flush=True)
+    return rows
+
+
+def load(options):
+    names = ["kind", "clients", "ttft_p50", "ttft_p95", "tokens_per_second", "gap_p50", "gap_p95", "gap_max", "cached_share"]
+    print(" ".join(f"{name:>17}" for name in names))
+    rows = []
+    for kind in options.kind or ["distinct", "shared"]:
+        for clients in options.clients or [1, 4, 16]:
+            row = run(options, clients, kind)
+            rows.append(row)
+            shown = [f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in names]
+            print(" ".join(f"{value:>17}" for value in shown), flush=True)
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
@@ -127,20 +209,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=2, help="requests of each client")
     parser.add_argument("--prompt", type=int, default=250, help="words of a prompt")
     parser.add_argument("--new", type=int, default=48, help="new tokens of a request")
+    parser.add_argument("--stall", type=int, metavar="WORDS", help="what a prompt of so many words does to streams that run")
+    parser.add_argument("--quiet", type=float, default=5, help="seconds that streams run before a prompt comes")
     parser.add_argument("--seed", default=str(time.time_ns()), help="other prompts; default: new ones each time")
     parser.add_argument("--json", help="a file for all figures")
     options = parser.parse_args()
     if not options.model:
         options.model = json.loads(Client(options.url, options.key, "").send("GET", "/models").read())["data"][0]["id"]
-    names = ["kind", "clients", "ttft_p50", "ttft_p95", "tokens_per_second", "gap_p50", "gap_p95", "gap_max", "cached_share"]
-    print(" ".join(f"{name:>17}" for name in names))
-    rows = []
-    for kind in options.kind or ["distinct", "shared"]:
-        for clients in options.clients or [1, 4, 16]:
-            row = run(options, clients, kind)
-            rows.append(row)
-            shown = [f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in names]
-            print(" ".join(f"{value:>17}" for value in shown), flush=True)
+    if options.stall:
+        rows = stall(options)
+    else:
+        rows = load(options)
     if options.json:
         with open(options.json, "w") as out:
             json.dump({"url": options.url, "model": options.model, "rows": rows}, out, indent=1)

@@ -67,12 +67,30 @@ pub enum Error {
         vocab: usize,
     },
     /// The blocks of the cache are used up.
-    #[error("the KV cache is full: its {blocks} blocks hold {tokens} tokens; release a sequence or raise --ctx")]
+    #[error(
+        "the KV cache is full: its {blocks} blocks hold {tokens} tokens; release a sequence or raise --ctx (of a server: --kv-memory)"
+    )]
     CacheFull {
         /// Blocks in all.
         blocks: usize,
         /// Tokens they hold.
         tokens: usize,
+    },
+    /// A cache that does not hold one sequence.
+    #[error(
+        "--kv-memory {given} holds {tokens} tokens{}; raise it to {least} at least{}",
+        asked.map_or(String::new(), |asked| format!(", but --ctx asks for {asked}")),
+        if asked.is_some() { ", or lower --ctx" } else { "" }
+    )]
+    LittleKvMemory {
+        /// Bytes it may take.
+        given: Size,
+        /// Tokens that they hold.
+        tokens: usize,
+        /// `--ctx`.
+        asked: Option<usize>,
+        /// Bytes that it must take.
+        least: Size,
     },
     /// Memory that must stay does not fit what this process may use.
     #[error(
@@ -135,6 +153,23 @@ pub enum Error {
         value: String,
         /// What is wrong.
         problem: &'static str,
+    },
+    /// A draft model whose tokens are others.
+    #[error(
+        "--draft {}: its vocabulary is another ({}): a draft must have the model's own tokenizer",
+        path.display(),
+        match differs {
+            Some((id, model, draft)) => format!("token {id} is '{draft}', but '{model}' of the model"),
+            None => format!("{} tokens, but {} of the model", sizes[1], sizes[0]),
+        }
+    )]
+    DraftVocabulary {
+        /// The draft.
+        path: PathBuf,
+        /// Tokens of the model and of the draft.
+        sizes: [usize; 2],
+        /// The first that differs: its id, and what it is to each.
+        differs: Option<(u32, String, String)>,
     },
     /// Text that is too short to be scored.
     #[error(

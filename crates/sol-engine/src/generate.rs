@@ -1,12 +1,15 @@
 //! The loop that answers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::constraint::Constraint;
+use crate::engine::Work;
 use crate::load::LanguageModel;
 use crate::sampling::{Sampler, Sampling};
+use crate::speculate::Ask;
 use crate::stop::StopStrings;
 use crate::{Error, Result};
 
@@ -81,6 +84,8 @@ pub struct Answer {
     pub prompt_tokens: usize,
     /// How many of them were still cached from before.
     pub cached_tokens: usize,
+    /// Tokens that were guessed ahead (see [`LanguageModel::speculate`]), and those of them that came true.
+    pub guessed: [usize; 2],
     /// Time until the first token was known.
     pub prefill: Duration,
     /// Time for all others.
@@ -117,6 +122,7 @@ impl LanguageModel {
             finish: Finish::MaxTokens,
             prompt_tokens: prompt.len(),
             cached_tokens: cached,
+            guessed: [0, 0],
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
         };
@@ -139,6 +145,9 @@ impl LanguageModel {
         }
         let mut stops = StopStrings::new(&options.stop);
         let mut visible = String::new();
+        self.track.restart();
+        // Tokens that are known already, because guesses came true.
+        let mut known = VecDeque::new();
         loop {
             if self.end_of_turn.contains(&next) && (!options.ignore_eos || constraint.is_some()) {
                 answer.finish = Finish::EndOfTurn;
@@ -167,6 +176,10 @@ impl LanguageModel {
             if answer.ids.len() >= max_tokens {
                 break;
             }
+            if let Some(token) = known.pop_front() {
+                next = token;
+                continue;
+            }
             if self.sequence.tokens().len() >= context {
                 if !options.shift {
                     answer.finish = Finish::ContextFull;
@@ -180,9 +193,16 @@ impl LanguageModel {
                     shifted => shifted?,
                 }
             }
-            let logits = self.engine.extend(&mut self.sequence, &[next], &|| false)?;
-            next = choose(&mut sampler, &mut constraint, logits)?;
+            // Behind guesses are tokens that a constraint does not know yet.
+            if constraint.is_some() {
+                let logits = self.engine.extend(&mut self.sequence, &[next], &|| false)?;
+                known.push_back(choose(&mut sampler, &mut constraint, logits)?);
+            } else {
+                known = self.confirm(next, max_tokens - answer.ids.len(), &mut sampler, &stop)?;
+            }
+            next = known.pop_front().unwrap_or_default();
         }
+        answer.guessed = [self.track.guessed, self.track.accepted];
         if answer.finish != Finish::StopString {
             let mut rest = String::new();
             let ended = stream.as_mut().map(|s| s.finish()).unwrap_or_default();
@@ -197,6 +217,32 @@ impl LanguageModel {
         }
         answer.decode = start.elapsed();
         Ok(answer)
+    }
+
+    /// Reads a token and what is guessed to follow it, and gives the tokens that follow: the guesses that came true, and one more.
+    fn confirm(&mut self, next: u32, most: usize, sampler: &mut Sampler, stop: &dyn Fn() -> bool) -> Result<VecDeque<u32>> {
+        let start = self.sequence.tokens().len();
+        let mut piece = vec![next];
+        if let Some(drafter) = &mut self.drafter {
+            let tokens = [self.sequence.tokens(), &piece].concat();
+            let most = most.saturating_sub(1).min(self.engine.context() - tokens.len());
+            let asks = &mut [Ask { tokens: &tokens, most, track: &mut self.track }];
+            piece.extend(drafter.guess(asks, usize::MAX, stop).pop().unwrap_or_default());
+        }
+        if piece.len() == 1 {
+            return Ok([sampler.sample(self.engine.extend(&mut self.sequence, &piece, &|| false)?)].into());
+        }
+        let outputs: Vec<usize> = (0..piece.len()).collect();
+        let work = &mut [Work { sequence: &mut self.sequence, tokens: &piece, outputs: &outputs }];
+        let mut found = VecDeque::new();
+        self.engine.advance(work, &|| false, |_, at, logits| {
+            if found.iter().eq(&piece[1..=at]) {
+                found.push_back(sampler.sample(logits));
+            }
+        })?;
+        self.engine.truncate(&mut self.sequence, start + found.len());
+        self.track.learn(piece.len() - 1, found.len() - 1);
+        Ok(found)
     }
 
     /// Forgets the older half of the context but its first token (`<s>` anchors attention), and reads the rest again.

@@ -3,7 +3,8 @@
 //! Read in this order: [`LanguageModel`] (`load`) opens a checkpoint with its tokenizer and chat template (`text`); [`Engine`] runs
 //! token ids through the decoder and keeps each [`Sequence`]'s keys and values in blocks; `sampling` turns logits into a
 //! token; `generate` is the loop that answers, `batch` the one that answers many; `scoring` gives log-likelihoods of many
-//! continuations, `perplexity` that of a text; `serving` answers requests as they come, `constraint` gives answers a form; `limits` knows what memory there is.
+//! continuations, `perplexity` that of a text; `serving` answers requests as they come; `constraint` gives answers a form,
+//! `speculate` guesses tokens ahead; `limits` knows what memory there is.
 //!
 //! **Invariant.** A request's result is a function of the request alone: same weights, ids, options and seed, same tokens,
 //! whatever ran before and however many threads there are.
@@ -33,6 +34,7 @@ mod perplexity;
 mod sampling;
 mod scoring;
 mod serving;
+mod speculate;
 mod stop;
 mod text;
 
@@ -50,6 +52,7 @@ pub use scoring::{Score, Scorer, Scoring};
 pub use serving::{Event, Figures, Refusal, Request, Serving, ServingOptions, Sink, TokenLogprob};
 pub use sol_model::BLOCK_LEN;
 pub use sol_text::Message;
+pub use speculate::{Guesses, Speculation};
 pub use text::Text;
 
 /// `Result` with this crate's [`Error`].

@@ -8,7 +8,7 @@ use sol_compute::KvType;
 use sol_cpu::Cpu;
 use sol_hub::{Hub, ModelRef, Silent};
 use sol_model::memory::kv_bytes_per_token;
-use sol_model::{DecoderSpec, LoadOptions, Model, RopeFactors};
+use sol_model::{BLOCK_LEN, DecoderSpec, LoadOptions, Model, RopeFactors};
 use sol_text::{ChatTemplate, GgufVocab, Message, RenderOptions, TURN_ENDS, Tokenizer};
 use sol_weights::{Checkpoint, HfMetadata, Metadata, gguf};
 
@@ -16,6 +16,7 @@ use crate::constraint::Constrainer;
 use crate::engine::{Engine, Sequence, check_sequences};
 use crate::limits::{Fit, Limits, Need, Size};
 use crate::sampling::Sampling;
+use crate::speculate::{Drafter, Track};
 use crate::text::Text;
 use crate::{Error, Result};
 
@@ -28,8 +29,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// Sequences that the KV cache has room for and that [`Engine::step`] can advance together; default: 1.
     pub sequences: Option<usize>,
-    /// Tokens that the KV cache has room for in all sequences together; default: the context of each.
-    pub kv_tokens: Option<usize>,
+    /// Bytes of the KV cache, for all sequences together; default: as many as the context of each takes.
+    pub kv_memory: Option<u64>,
     /// Number format of the KV cache; default: f32 for unquantised weights, else f16.
     pub kv_type: Option<KvType>,
     /// Ignore sliding windows.
@@ -41,24 +42,44 @@ pub struct Options {
 }
 
 impl Options {
-    /// The same for a server, with room in the cache for the context of every sequence, or for as many tokens as there is memory for.
-    /// No context is longer than that room.
-    pub fn for_serving(mut self, path: &Path) -> Result<Self> {
+    /// The same for one of `models` models of a server, with room in the cache for the context of every sequence, or for as many
+    /// tokens as there is memory for. No context is longer than that room.
+    pub fn for_serving(mut self, path: &Path, models: usize) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         let spec = sol_model::describe(&checkpoint)?.spec;
         let context = self.context.unwrap_or(spec.context);
-        let room = self.kv_tokens.unwrap_or_else(|| {
-            let kv_type = self.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(&checkpoint));
-            let fits = Limits::now().comfortable_context(&Need::new(&checkpoint, &spec, context, 1, kv_type));
-            context.saturating_mul(self.sequences.unwrap_or(1)).min(fits.max(LEAST_CONTEXT))
-        });
-        self.kv_tokens = Some(room);
+        let kv_type = self.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(&checkpoint));
+        let token = kv_bytes_per_token(&spec, kv_type);
+        let room = match self.kv_memory {
+            Some(bytes) => tokens_in(bytes, token),
+            None => {
+                let fits = Limits::now().comfortable_context(&Need::new(&checkpoint, &spec, context, 1, kv_type)) / models.max(1);
+                context.saturating_mul(self.sequences.unwrap_or(1)).min(fits.max(LEAST_CONTEXT))
+            }
+        };
+        if let Some(bytes) = self.kv_memory
+            && (room == 0 || self.context.is_some_and(|asked| room < asked))
+        {
+            let least = token.saturating_mul(self.context.unwrap_or(BLOCK_LEN).next_multiple_of(BLOCK_LEN) as u64);
+            return Err(Error::LittleKvMemory { given: Size(bytes), tokens: room, asked: self.context, least: Size(least) });
+        }
+        self.kv_memory = Some(token.saturating_mul(room.next_multiple_of(BLOCK_LEN) as u64));
         if self.context.is_none() && room < context {
             self.rope_factors = self.rope_factors.or(Some(spec.rope.factors_for(spec.context)));
             self.context = Some(room.max(1));
         }
         Ok(self)
     }
+
+    /// Tokens that the KV cache has room for, where it is bounded.
+    fn kv_tokens(&self, spec: &DecoderSpec, kv_type: KvType) -> Option<usize> {
+        self.kv_memory.map(|bytes| tokens_in(bytes, kv_bytes_per_token(spec, kv_type)).max(BLOCK_LEN))
+    }
+}
+
+/// Tokens, in whole blocks, whose keys and values these bytes hold.
+fn tokens_in(bytes: u64, token: u64) -> usize {
+    usize::try_from(bytes / token.max(1)).unwrap_or(usize::MAX) / BLOCK_LEN * BLOCK_LEN
 }
 
 /// A model that can be talked to.
@@ -68,6 +89,9 @@ pub struct LanguageModel {
     /// What the cache holds: the last conversation.
     pub(crate) sequence: Sequence,
     pub(crate) end_of_turn: Vec<u32>,
+    pub(crate) drafter: Option<Drafter>,
+    /// What the drafter knows of the last conversation.
+    pub(crate) track: Track,
     sampling: Sampling,
     warnings: Vec<String>,
 }
@@ -113,11 +137,15 @@ impl LanguageModel {
                 ));
             }
         }
+        let kv_type = options.kv_type.unwrap_or_else(|| model.natural_kv_type());
+        let kv_tokens = options.kv_tokens(model.spec(), kv_type);
         Ok(Self {
-            engine: Engine::new(model, options.kv_type, options.sequences.unwrap_or(1), options.kv_tokens)?,
+            engine: Engine::new(model, Some(kv_type), options.sequences.unwrap_or(1), kv_tokens)?,
             text: Text { tokenizer, template, system_as_user: options.system_as_user, context, path: path.to_owned() },
             sequence: Sequence::default(),
             end_of_turn,
+            drafter: None,
+            track: Track::default(),
             sampling,
             warnings,
         })
@@ -138,6 +166,17 @@ impl LanguageModel {
     /// Longest sequence, in tokens.
     pub fn context(&self) -> usize {
         self.engine.context()
+    }
+
+    /// Number format of the KV cache.
+    pub fn kv_type(&self) -> KvType {
+        self.engine.kv_type()
+    }
+
+    /// Tokens that the KV cache has room for, and the bytes that they take.
+    pub fn kv_room(&self) -> (usize, u64) {
+        let tokens = self.engine.blocks.len() * BLOCK_LEN;
+        (tokens, kv_bytes_per_token(self.spec(), self.kv_type()).saturating_mul(tokens as u64))
     }
 
     /// The tokenizer, if the checkpoint has one.
@@ -206,7 +245,7 @@ fn fitting_context(
     let sequences = options.sequences.unwrap_or(1);
     let need = |context| {
         let mut need = Need::new(checkpoint, spec, context, sequences, kv_type);
-        if let Some(tokens) = options.kv_tokens {
+        if let Some(tokens) = options.kv_tokens(spec, kv_type) {
             need.memory.kv = kv_bytes_per_token(spec, kv_type).saturating_mul(tokens as u64);
         }
         need

@@ -201,7 +201,7 @@ impl Sampler {
 }
 
 /// The first of the greatest.
-fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, v)| if *v > best.1 { (i, *v) } else { best });
     best.0 as u32
 }

@@ -8,13 +8,19 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use common::open_with;
-use sol_engine::{Event, Finish, Interrupt, Options, Refusal, Request, Sampling, Serving, ServingOptions};
+use sol_engine::{Event, Finish, Interrupt, LanguageModel, Options, Refusal, Request, Sampling, Serving, ServingOptions};
 
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn serve(name: &str, sequences: usize, context: usize, kv_tokens: Option<usize>) -> Serving {
-    let options = Options { sequences: Some(sequences), context: Some(context), kv_tokens, ..Options::default() };
-    Serving::start(open_with(name, options), ServingOptions::default()).unwrap()
+    Serving::start(serving_model(name, sequences, context, kv_tokens), ServingOptions::default()).unwrap()
+}
+
+fn serving_model(name: &str, sequences: usize, context: usize, kv_tokens: Option<usize>) -> LanguageModel {
+    let probe = open_with(name, Options { context: Some(1), ..Options::default() });
+    let token = sol_model::memory::kv_bytes_per_token(probe.spec(), probe.kv_type());
+    let kv_memory = kv_tokens.map(|tokens| token * tokens as u64);
+    open_with(name, Options { sequences: Some(sequences), context: Some(context), kv_memory, ..Options::default() })
 }
 
 fn text(seed: u32, len: usize) -> Vec<u32> {
@@ -33,6 +39,8 @@ fn ask(serving: &Serving, request: Request) -> Receiver<Event> {
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     cached: usize,
+    /// Log-probabilities of the prompt.
+    told: usize,
     ids: Vec<u32>,
     text: String,
     finish: Option<Finish>,
@@ -42,7 +50,7 @@ fn wait(events: &Receiver<Event>) -> Outcome {
     let mut outcome = Outcome::default();
     loop {
         match events.recv_timeout(LONGEST).unwrap() {
-            Event::Read { cached, .. } => outcome.cached = cached,
+            Event::Read { cached, logprobs } => (outcome.cached, outcome.told) = (cached, logprobs.len()),
             Event::Token { id, text, .. } => {
                 outcome.ids.push(id);
                 outcome.text += &text;
@@ -107,6 +115,34 @@ fn neighbours_a_full_cache_and_cached_beginnings_change_nothing() {
             }
         }
     }
+}
+
+/// Room for hardly one: whoever came first goes on, the others wait, give way and begin again, and none hears anything twice.
+#[test]
+fn a_tiny_cache_delays_everybody_and_changes_nobody() {
+    let request = |i: u32| {
+        let prompt = if i.is_multiple_of(2) { [text(1, 33), text(i, 20)].concat() } else { text(i, 70) };
+        let logprobs = (i % 3 == 2).then_some(0);
+        let sampling = Sampling { temperature: (i % 2) as f32, seed: 5, ..Sampling::default() };
+        Request { prompt, sampling, max_tokens: 50, ignore_eos: true, prompt_logprobs: logprobs, ..Request::default() }
+    };
+    for (sequences, blocks) in [(2, 4), (6, 4), (6, 5)] {
+        let serving = serve("chat-tiny", sequences, 128, Some(blocks * sol_engine::BLOCK_LEN));
+        let alone = serve("chat-tiny", 1, 128, None);
+        for _ in 0..2 {
+            let events: Vec<_> = (0..9).map(|i| ask(&serving, request(i))).collect();
+            for (i, events) in (0..9).zip(&events) {
+                let (found, expected) = (wait(events), wait(&ask(&alone, request(i))));
+                assert_eq!((found.ids, found.finish, found.told), (expected.ids, expected.finish, expected.told), "request {i}");
+            }
+        }
+        assert!(serving.figures().preemptions.load(Ordering::Relaxed) > 0);
+    }
+    // An answer that fills the cache ends there.
+    let serving = serve("chat-tiny", 2, 128, Some(64));
+    let endless = Request { prompt: text(1, 40), max_tokens: 1000, ignore_eos: true, ..Request::default() };
+    let outcome = wait(&ask(&serving, endless));
+    assert_eq!((outcome.ids.len(), outcome.finish), (25, Some(Finish::ContextFull)));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::App;
 use crate::error::{Refused, Result};
 use crate::log::Record;
+use crate::models::Model;
 
 /// Tokens of a request.
 #[derive(Clone, Copy, Default)]
@@ -47,6 +48,7 @@ impl Usage {
 /// Ends what runs for a client when it is dropped: the client has its answer, or has gone.
 struct Guard {
     app: Arc<App>,
+    model: Arc<Model>,
     interrupt: Interrupt,
     record: Arc<Record>,
 }
@@ -73,15 +75,24 @@ pub(crate) struct Asked {
     usage: Usage,
 }
 
-/// Hands requests to the engine: each of `prompts`, which came as `field`, `n` times, with a seed of its own.
-pub(crate) fn ask(app: &Arc<App>, record: &Arc<Record>, prompts: Vec<Request>, n: usize, field: &str) -> Result<Asked> {
+/// Hands requests to a model's engine: each of `prompts`, which came as `field`, `n` times, with a seed of its own.
+pub(crate) fn ask(
+    app: &Arc<App>,
+    model: &Arc<Model>,
+    record: &Arc<Record>,
+    prompts: Vec<Request>,
+    n: usize,
+    field: &str,
+) -> Result<Asked> {
     app.enter()?;
-    let guard = Guard { app: Arc::clone(app), interrupt: Interrupt::default(), record: Arc::clone(record) };
+    let (app, model) = (Arc::clone(app), Arc::clone(model));
+    let guard = Guard { app, model, interrupt: Interrupt::default(), record: Arc::clone(record) };
+    let model = &guard.model;
     let (send, events) = unbounded_channel();
     let lengths: Vec<usize> = prompts.iter().map(|request| request.prompt.len()).collect();
-    let room = app.serving.figures().blocks.load(Ordering::Relaxed) * BLOCK_LEN;
+    let room = model.serving.figures().blocks.load(Ordering::Relaxed) * BLOCK_LEN;
     for request in &prompts {
-        check(app, request, room, field)?;
+        check(model, request, room, field)?;
     }
     for (i, request) in prompts.into_iter().flat_map(|request| std::iter::repeat_n(request, n)).enumerate() {
         let mut request = Request { interrupt: guard.interrupt.clone(), ..request };
@@ -91,7 +102,7 @@ pub(crate) fn ask(app: &Arc<App>, record: &Arc<Record>, prompts: Vec<Request>, n
             // Nobody to tell: the client has gone.
             let _ = send.send((i, event));
         });
-        app.serving.submit(request, sink).map_err(|refusal| match refusal {
+        model.serving.submit(request, sink).map_err(|refusal| match refusal {
             Refusal::Busy => Refused::busy("as many requests wait as may; try again soon"),
             Refusal::Closed => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine has ended"),
         })?;
@@ -112,18 +123,18 @@ pub(crate) fn ask(app: &Arc<App>, record: &Arc<Record>, prompts: Vec<Request>, n
 }
 
 /// Refuses what the engine would refuse, with a status.
-fn check(app: &App, request: &Request, room: usize, field: &str) -> Result<()> {
+fn check(model: &Model, request: &Request, room: usize, field: &str) -> Result<()> {
     let tokens = request.prompt.len();
     if tokens == 0 {
         return Err(Refused::from(sol_engine::Error::EmptyPrompt));
     }
-    let most = app.context.min(room);
+    let most = model.context.min(room);
     if tokens > most {
         let message = format!("the prompt has {tokens} tokens, but the context holds {most}; shorten it");
         return Err(Refused::field(field, message).code("context_length_exceeded"));
     }
-    match request.prompt.iter().find(|id| **id as usize >= app.vocab) {
-        Some(&id) => Err(Refused::from(sol_engine::Error::UnknownToken { id, vocab: app.vocab })),
+    match request.prompt.iter().find(|id| **id as usize >= model.vocab) {
+        Some(&id) => Err(Refused::from(sol_engine::Error::UnknownToken { id, vocab: model.vocab })),
         None => Ok(()),
     }
 }
@@ -135,7 +146,7 @@ impl Asked {
             return None;
         }
         let (choice, event) = self.events.recv().await?;
-        let (metrics, tokens) = (&self.guard.app.metrics, &self.guard.record.tokens);
+        let (metrics, tokens) = (&self.guard.model.metrics, &self.guard.record.tokens);
         match &event {
             Event::Read { cached, .. } => {
                 // A prompt that is answered several times is one prompt.
@@ -188,7 +199,7 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         if self.left > 0 && !self.failed {
-            self.guard.app.metrics.abandoned.fetch_add(1, Ordering::Relaxed);
+            self.guard.model.metrics.abandoned.fetch_add(1, Ordering::Relaxed);
             let _ = self.guard.record.finish.set("abandoned");
         }
     }

@@ -59,24 +59,24 @@ pub(crate) async fn completions(
 ) -> Result<Response> {
     let (mut params, chat): (Params, ChatParams) = (raw.parse()?, raw.parse()?);
     drop(raw);
-    let model = app.named(params.model.as_deref())?;
+    let (model, name) = app.model(params.model.as_deref()).await?;
     refuse_unsupported(&chat)?;
     let mut shape = params.shape()?;
     let tools = Tools::new(chat.tools, chat.tool_choice, chat.parallel_tool_calls)?;
-    let settings = params.settings(&app.sampling, app.vocab)?;
+    let settings = params.settings(&model.sampling, model.vocab)?;
     let older = new_tokens("max_tokens", params.max_tokens, 1)?;
     let wanted = new_tokens("max_completion_tokens", chat.max_completion_tokens, 1)?.or(older);
     let top = top_logprobs(chat.logprobs, chat.top_logprobs)?;
     let messages = conversation(chat.messages)?;
-    let tokenizer = app.text.tokenizer()?.clone();
+    let tokenizer = model.text.tokenizer()?.clone();
     let mut calls = None;
     if let Some(tools) = &tools {
-        let dialect = Dialect::of(app.text.chat_template()?.0);
+        let dialect = Dialect::of(model.text.chat_template()?.0);
         shape = tools.shape(&dialect, &tokenizer, shape)?;
         calls = Some(Calls { parser: tools.parser(&dialect), marks: dialect.hidden_marks(&tokenizer), dialect });
     }
-    let constraint = app.constraint(shape).await?;
-    let prompt = app.blocking(move |app| app.chat_prompt(messages, tools.as_ref())).await?;
+    let constraint = model.constraint(shape).await?;
+    let prompt = model.blocking(move |model| model.chat_prompt(messages, tools.as_ref())).await?;
     let request = Request {
         prompt,
         sampling: settings.sampling,
@@ -88,11 +88,11 @@ pub(crate) async fn completions(
         logprobs: top,
         ..Request::default()
     };
-    let asked = ask(&app, &record, vec![request], settings.n, "messages")?;
+    let asked = ask(&app, &model, &record, vec![request], settings.n, "messages")?;
     let form = ChatForm {
         id: new_id("chatcmpl"),
         created: created(),
-        model,
+        model: name,
         include_usage: settings.include_usage,
         tokenizer,
         logprobs: top.is_some(),

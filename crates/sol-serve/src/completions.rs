@@ -20,6 +20,7 @@ use crate::ask::ask;
 use crate::body::Raw;
 use crate::error::{Refused, Result};
 use crate::log::Record;
+use crate::models::Model;
 use crate::params::{CHOICES, Params, TOP_LOGPROBS, new_tokens, out_of_range};
 
 /// New tokens where nobody says how many: OpenAI's.
@@ -44,11 +45,11 @@ pub(crate) async fn completions(
 ) -> Result<Response> {
     let (mut params, own): (Params, CompletionParams) = (raw.parse()?, raw.parse()?);
     drop(raw);
-    let model = app.named(params.model.as_deref())?;
+    let (model, name) = app.model(params.model.as_deref()).await?;
     if own.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(Refused::unsupported("suffix", "filling in the middle is"));
     }
-    let settings = params.settings(&app.sampling, app.vocab)?;
+    let settings = params.settings(&model.sampling, model.vocab)?;
     let shape = params.shape()?;
     let echo = own.echo.unwrap_or(false);
     // Nothing new is an answer where the prompt is: its log-probabilities.
@@ -64,8 +65,8 @@ pub(crate) async fn completions(
     }
     let add_bos = own.add_special_tokens.unwrap_or(true);
     let read =
-        app.blocking(move |app| prompts.into_iter().map(|prompt| encode(app, prompt, add_bos)).collect::<Result<Vec<_>>>());
-    let constraint = app.constraint(shape).await?;
+        model.blocking(move |model| prompts.into_iter().map(|prompt| encode(model, prompt, add_bos)).collect::<Result<Vec<_>>>());
+    let constraint = model.constraint(shape).await?;
     let (prompts, echoes): (Vec<Vec<u32>>, Vec<Echo>) = read.await?.into_iter().unzip();
     let request = |prompt| Request {
         prompt,
@@ -79,23 +80,23 @@ pub(crate) async fn completions(
         prompt_logprobs: logprobs.filter(|_| echo),
         ..Request::default()
     };
-    let asked = ask(&app, &record, prompts.into_iter().map(request).collect(), settings.n, "prompt")?;
-    let tokenizer = app.text.tokenizer()?.clone();
-    let form = CompletionForm::new(model, &settings, tokenizer, logprobs.is_some(), echo.then_some(echoes), asked.choices());
+    let asked = ask(&app, &model, &record, prompts.into_iter().map(request).collect(), settings.n, "prompt")?;
+    let tokenizer = model.text.tokenizer()?.clone();
+    let form = CompletionForm::new(name, &settings, tokenizer, logprobs.is_some(), echo.then_some(echoes), asked.choices());
     if settings.stream { answer::streamed(asked, form).await } else { answer::whole(asked, form).await }
 }
 
 /// The tokens of a prompt, and how it is echoed. Names of special tokens in it are such tokens: whoever uses this endpoint writes
 /// the whole prompt.
-pub(crate) fn encode(app: &App, prompt: One, add_bos: bool) -> Result<(Vec<u32>, Echo)> {
-    let tokenizer = app.text.tokenizer()?;
+pub(crate) fn encode(model: &Model, prompt: One, add_bos: bool) -> Result<(Vec<u32>, Echo)> {
+    let tokenizer = model.text.tokenizer()?;
     match prompt {
         One::Tokens(tokens) => {
             let text = tokenizer.decode(&tokens, false);
             Ok((tokens, Echo { text, added: 0 }))
         }
         One::Text(text) => {
-            app.text.check_length(&text)?;
+            model.text.check_length(&text)?;
             let tokens = tokenizer.encode(&text, Encode { add_bos, parse_special: true })?;
             let added = usize::from(add_bos && tokenizer.adds_bos());
             Ok((tokens, Echo { text, added }))

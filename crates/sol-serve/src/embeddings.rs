@@ -21,6 +21,7 @@ use crate::body::Raw;
 use crate::completions::{One, Prompts, encode};
 use crate::error::{Refused, Result};
 use crate::log::Record;
+use crate::models::Model;
 
 /// Most texts of one request: OpenAI's.
 pub(crate) const INPUTS: usize = 2048;
@@ -45,7 +46,7 @@ pub(crate) async fn embeddings(
 ) -> Result<Response> {
     let params: EmbeddingParams = raw.parse()?;
     drop(raw);
-    let model = app.named(params.model.as_deref())?;
+    let (model, name) = app.model(params.model.as_deref()).await?;
     if params.dimensions.is_some() {
         return Err(Refused::unsupported("dimensions", "shortening embeddings is"));
     }
@@ -67,19 +68,19 @@ pub(crate) async fn embeddings(
         return Err(Refused::field(name.clone(), format!("'{name}' is empty")));
     }
     let add_bos = params.add_special_tokens.unwrap_or(true);
-    let read = move |app: &App| {
-        let request = |input| Ok(Request { prompt: encode(app, input, add_bos)?.0, embed: true, ..Request::default() });
+    let read = move |model: &Model| {
+        let request = |input| Ok(Request { prompt: encode(model, input, add_bos)?.0, embed: true, ..Request::default() });
         inputs.into_iter().map(request).collect::<Result<Vec<_>>>()
     };
-    let mut requests = app.blocking(read).await?;
+    let mut requests = model.blocking(read).await?;
     let (mut data, mut tokens) = (Vec::with_capacity(requests.len()), 0);
     // As many at a time as run together: the others' places in the queue stay free.
     while !requests.is_empty() {
-        let rest = requests.split_off(requests.len().min(app.sequences));
+        let rest = requests.split_off(requests.len().min(model.sequences));
         tokens += requests.iter().map(|request| request.prompt.len()).sum::<usize>();
         let begun = data.len();
         data.resize(begun + requests.len(), Value::Null);
-        let mut asked = ask(&app, &record, std::mem::replace(&mut requests, rest), 1, "input")?;
+        let mut asked = ask(&app, &model, &record, std::mem::replace(&mut requests, rest), 1, "input")?;
         while let Some((i, event)) = asked.next().await {
             match event {
                 Event::Read { hidden, .. } => {
@@ -92,7 +93,7 @@ pub(crate) async fn embeddings(
         }
     }
     let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
-    Ok(Json(json!({"object": "list", "data": data, "model": model, "usage": usage})).into_response())
+    Ok(Json(json!({"object": "list", "data": data, "model": name, "usage": usage})).into_response())
 }
 
 /// Scaled to length 1, as OpenAI's are.

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use sol_engine::{Constrainer, Constraint, Grammar};
 
-use crate::App;
 use crate::error::{Refused, Result};
+use crate::models::Model;
 
 /// Grammars that are read at a time: hostile ones take a second each, which others' streams should not notice.
 pub(crate) const READERS: usize = 2;
@@ -105,15 +105,15 @@ pub(crate) fn check_name(field: &str, name: &str) -> Result<()> {
     Err(Refused::field(field, format!("'{field}' is '{name}': it must have from 1 to 64 letters, digits, '_' and '-'")))
 }
 
-impl App {
+impl Model {
     /// The constraint of a form; what can not be enforced is refused.
     pub(crate) async fn constraint(self: &Arc<Self>, shape: Option<Shape>) -> Result<Option<Constraint>> {
         let Some(Shape { field, grammar }) = shape else { return Ok(None) };
         let turn = Arc::clone(&self.readers).acquire_owned().await;
-        let read = move |app: &Self| {
+        let read = move |model: &Self| {
             // Held until it is read, also when the client has gone.
             let _turn = turn;
-            match app.constrainer()?.constraint(&grammar) {
+            match model.constrainer()?.constraint(&grammar) {
                 Ok(constraint) => Ok(Some(constraint)),
                 Err(error @ sol_engine::Error::Grammar { .. }) => {
                     Err(Refused::field(field.clone(), format!("'{field}': {error}")))

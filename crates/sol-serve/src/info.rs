@@ -1,7 +1,7 @@
 //! What the server says of itself, and text to tokens and back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -9,31 +9,36 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sol_engine::BLOCK_LEN;
+use sol_engine::{BLOCK_LEN, Figures};
 use sol_text::Encode;
 
 use crate::App;
 use crate::body::Raw;
 use crate::chat::{ChatMessage, conversation};
 use crate::error::{Refused, Result};
+use crate::metrics::Metrics;
+use crate::models::Model;
 
-fn card(app: &App, name: &str) -> Value {
+/// A model by one of its names; how long its context is, is known once it is loaded.
+fn card(app: &App, name: &str, root: &str, model: Option<&Model>) -> Value {
     json!({
-        "id": name, "object": "model", "created": app.created, "owned_by": "solarium", "root": app.names[0], "parent": null,
-        "max_model_len": app.context, "system_prompt": app.text.has_system_prompt(),
+        "id": name, "object": "model", "created": app.created, "owned_by": "solarium", "root": root, "parent": null,
+        "max_model_len": model.map(|model| model.context), "loaded": model.is_some(),
+        "system_prompt": model.map(|model| model.text.has_system_prompt()),
     })
 }
 
 /// `GET /v1/models`.
 pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
-    let cards: Vec<Value> = app.names.iter().map(|name| card(&app, name)).collect();
+    let cards: Vec<Value> = app.models.names().map(|(name, root, model)| card(&app, name, root, model.as_deref())).collect();
     Json(json!({"object": "list", "data": cards}))
 }
 
 /// `GET /v1/models/{id}`.
 pub(crate) async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>> {
-    let name = app.named(Some(&id))?;
-    Ok(Json(card(&app, &name)))
+    app.known(&id)?;
+    let found = app.models.names().find(|(name, ..)| *name == id);
+    Ok(Json(found.map_or(Value::Null, |(name, root, model)| card(&app, name, root, model.as_deref()))))
 }
 
 /// `GET /health`: whether it lives.
@@ -56,35 +61,38 @@ pub(crate) async fn version() -> Json<Value> {
 
 /// `GET /metrics`.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let text = app.metrics.text(app.serving.figures(), &app.names[0]);
+    let text = app.models.metrics(app.refused.load(Ordering::Relaxed));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-/// `GET /model_info`, as gateways of SGLang's family ask.
+/// `GET /model_info`, as gateways of SGLang's family ask: of the first model.
 pub(crate) async fn model_info(State(app): State<Arc<App>>) -> Json<Value> {
+    let model = app.models.first_ready();
+    let model = model.as_ref();
     Json(json!({
-        "model_path": app.names[0],
-        "served_model_name": app.names[0],
+        "model_path": app.models.first(),
+        "served_model_name": app.models.first(),
         "is_generation": true,
-        "max_context_length": app.context,
-        "max_model_len": app.context,
-        "vocab_size": app.vocab,
-        "architectures": [app.architecture],
-        "model_type": app.architecture,
+        "max_context_length": model.map(|model| model.context),
+        "max_model_len": model.map(|model| model.context),
+        "vocab_size": model.map(|model| model.vocab),
+        "architectures": model.map(|model| [model.architecture]),
+        "model_type": model.map(|model| model.architecture),
     }))
 }
 
-/// `GET /server_info`.
+/// `GET /server_info`: of the first model.
 pub(crate) async fn server_info(State(app): State<Arc<App>>) -> Json<Value> {
-    let figures = app.serving.figures();
+    let model = app.models.first_ready();
+    let model = model.as_ref();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "model_path": app.names[0],
-        "served_model_name": app.names[0],
-        "max_model_len": app.context,
-        "context_length": app.context,
-        "max_total_num_tokens": figures.blocks.load(Ordering::Relaxed) * BLOCK_LEN,
-        "max_running_requests": app.sequences,
+        "model_path": app.models.first(),
+        "served_model_name": app.models.first(),
+        "max_model_len": model.map(|model| model.context),
+        "context_length": model.map(|model| model.context),
+        "max_total_num_tokens": model.map(|model| model.serving.figures().blocks.load(Ordering::Relaxed) * BLOCK_LEN),
+        "max_running_requests": model.map(|model| model.sequences),
         "page_size": BLOCK_LEN,
         "tp_size": 1,
         "dp_size": 1,
@@ -92,15 +100,16 @@ pub(crate) async fn server_info(State(app): State<Arc<App>>) -> Json<Value> {
     }))
 }
 
-/// `GET /v1/loads`.
+/// `GET /v1/loads`: of all models in memory together.
 pub(crate) async fn loads(State(app): State<Arc<App>>) -> Json<Value> {
-    let figures = app.serving.figures();
-    let get = |figure: &std::sync::atomic::AtomicUsize| figure.load(Ordering::Relaxed);
-    let (running, waiting) = (get(&figures.running), get(&figures.waiting));
-    let (blocks, used) = (get(&figures.blocks), get(&figures.blocks_running));
+    let models = app.models.ready();
+    let sum = |figure: &dyn Fn(&Model) -> usize| models.iter().map(|model| figure(model)).sum::<usize>();
+    let size = |figure: fn(&Figures) -> &AtomicUsize| sum(&|model| figure(model.serving.figures()).load(Ordering::Relaxed));
+    let count = |figure: fn(&Metrics) -> &AtomicU64| sum(&|model| figure(&model.metrics).load(Ordering::Relaxed) as usize) as f64;
+    let (running, waiting) = (size(|f| &f.running), size(|f| &f.waiting));
+    let (blocks, used) = (size(|f| &f.blocks), size(|f| &f.blocks_running));
     let usage = used as f64 / blocks.max(1) as f64;
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
-    let hits = count(&app.metrics.cached_tokens) / count(&app.metrics.prompt_tokens).max(1.0);
+    let hits = count(|m| &m.cached_tokens) / count(|m| &m.prompt_tokens).max(1.0);
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "dp_rank_count": 1,
@@ -111,7 +120,7 @@ pub(crate) async fn loads(State(app): State<Arc<App>>) -> Json<Value> {
             "num_total_reqs": running + waiting,
             "num_used_tokens": used * BLOCK_LEN,
             "max_total_num_tokens": blocks * BLOCK_LEN,
-            "max_running_requests": app.sequences,
+            "max_running_requests": sum(&|model| model.sequences),
             "token_usage": usage,
             "cache_hit_rate": hits,
         }],
@@ -134,23 +143,24 @@ struct TokenizeParams {
 /// `POST /tokenize`.
 pub(crate) async fn tokenize(State(app): State<Arc<App>>, raw: Raw) -> Result<Json<Value>> {
     let params: TokenizeParams = raw.parse()?;
-    app.named(params.model.as_deref())?;
+    let (model, _) = app.model(params.model.as_deref()).await?;
     let messages = params.messages.map(conversation).transpose()?;
     let tokens = match (params.prompt, messages) {
         (Some(text), None) => {
             let add_bos = params.add_special_tokens.unwrap_or(true);
-            let encode = move |app: &App| Ok(app.text.tokenizer()?.encode(&text, Encode { add_bos, parse_special: true })?);
-            app.blocking(encode).await?
+            let encode =
+                move |model: &Model| Ok(model.text.tokenizer()?.encode(&text, Encode { add_bos, parse_special: true })?);
+            model.blocking(encode).await?
         }
-        (None, Some(messages)) => app.blocking(move |app| app.chat_prompt(messages, None)).await?,
+        (None, Some(messages)) => model.blocking(move |model| model.chat_prompt(messages, None)).await?,
         _ => return Err(Refused::field("prompt", "give either 'prompt' or 'messages'")),
     };
-    let tokenizer = app.text.tokenizer()?;
+    let tokenizer = model.text.tokenizer()?;
     let names = params.return_token_strs.unwrap_or(false).then(|| {
         let name = |id: &u32| tokenizer.token(*id).unwrap_or_default().to_owned();
         tokens.iter().map(name).collect::<Vec<_>>()
     });
-    Ok(Json(json!({"count": tokens.len(), "max_model_len": app.context, "tokens": tokens, "token_strs": names})))
+    Ok(Json(json!({"count": tokens.len(), "max_model_len": model.context, "tokens": tokens, "token_strs": names})))
 }
 
 #[derive(Deserialize)]
@@ -162,11 +172,11 @@ struct DetokenizeParams {
 /// `POST /detokenize`.
 pub(crate) async fn detokenize(State(app): State<Arc<App>>, raw: Raw) -> Result<Json<Value>> {
     let params: DetokenizeParams = raw.parse()?;
-    app.named(params.model.as_deref())?;
-    if let Some(&id) = params.tokens.iter().find(|id| **id as usize >= app.vocab) {
-        return Err(Refused::from(sol_engine::Error::UnknownToken { id, vocab: app.vocab }));
+    let (model, _) = app.model(params.model.as_deref()).await?;
+    if let Some(&id) = params.tokens.iter().find(|id| **id as usize >= model.vocab) {
+        return Err(Refused::from(sol_engine::Error::UnknownToken { id, vocab: model.vocab }));
     }
-    Ok(Json(json!({"prompt": app.text.tokenizer()?.decode(&params.tokens, false)})))
+    Ok(Json(json!({"prompt": model.text.tokenizer()?.decode(&params.tokens, false)})))
 }
 
 /// Any other path.

@@ -1,7 +1,7 @@
 //! Figures for Prometheus, under names of our own and, where it has the same thing, vLLM's.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sol_engine::{BLOCK_LEN, Figures};
@@ -25,7 +25,6 @@ impl Histogram {
     }
 
     fn write(&self, out: &mut String, name: &str, model: &str) {
-        let _ = writeln!(out, "# TYPE {name} histogram");
         let mut sum = 0;
         for (i, count) in self.counts.iter().enumerate() {
             sum += count.load(Ordering::Relaxed);
@@ -37,7 +36,7 @@ impl Histogram {
     }
 }
 
-/// What the server counts beside the engine.
+/// What the server counts of a model beside the engine.
 #[derive(Default)]
 pub(crate) struct Metrics {
     /// From a request's arrival to each first token.
@@ -50,55 +49,92 @@ pub(crate) struct Metrics {
     pub(crate) cached_tokens: AtomicU64,
     pub(crate) new_tokens: AtomicU64,
     pub(crate) done: AtomicU64,
-    /// Requests that had no answer: refused ones and those whose client went.
-    pub(crate) refused: AtomicU64,
+    /// Requests whose client went.
     pub(crate) abandoned: AtomicU64,
 }
 
-impl Metrics {
-    /// Prometheus' text format.
-    pub(crate) fn text(&self, figures: &Figures, model: &str) -> String {
-        let model = model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let mut out = String::new();
-        let mut one = |kind: &str, value: f64, names: &[&str]| {
-            for name in names {
-                let _ = writeln!(out, "# TYPE {name} {kind}\n{name}{{model_name=\"{model}\"}} {value}");
+/// Figures of a model; those of the engine where it is in memory.
+pub(crate) struct Row<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) figures: Option<&'a Figures>,
+}
+
+/// Prometheus' text format. Refused requests are counted with the first model: they need not have named any.
+pub(crate) fn text(rows: &[Row<'_>], refused: u64) -> String {
+    let escape = |model: &str| model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let rows: Vec<(String, &Metrics, Option<&Figures>)> =
+        rows.iter().map(|row| (escape(row.model), row.metrics, row.figures)).collect();
+    let mut out = String::new();
+    let mut all = |kind: &str, names: &[&str], value: &dyn Fn(&Metrics, Option<&Figures>) -> Option<f64>| {
+        for name in names {
+            let _ = writeln!(out, "# TYPE {name} {kind}");
+            for (model, metrics, figures) in &rows {
+                if let Some(value) = value(metrics, *figures) {
+                    let _ = writeln!(out, "{name}{{model_name=\"{model}\"}} {value}");
+                }
             }
-        };
-        let size = |n: &std::sync::atomic::AtomicUsize| n.load(Ordering::Relaxed) as f64;
-        let count = |n: &AtomicU64| n.load(Ordering::Relaxed) as f64;
-        let (blocks, running) = (size(&figures.blocks), size(&figures.blocks_running));
-        one("gauge", size(&figures.running), &["solarium_requests_running", "vllm:num_requests_running"]);
-        one("gauge", size(&figures.waiting), &["solarium_requests_waiting", "vllm:num_requests_waiting"]);
-        one("gauge", blocks, &["solarium_kv_blocks"]);
-        one("gauge", running, &["solarium_kv_blocks_running"]);
-        one("gauge", size(&figures.blocks_kept), &["solarium_kv_blocks_kept"]);
-        let names = ["solarium_kv_usage_ratio", "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"];
-        one("gauge", running / blocks.max(1.0), &names);
-        one(
-            "counter",
-            count(&self.prompt_tokens),
-            &["solarium_prompt_tokens_total", "vllm:prompt_tokens_total", "vllm:prefix_cache_queries_total"],
-        );
-        one("counter", count(&self.cached_tokens), &["solarium_prefix_hit_tokens_total", "vllm:prefix_cache_hits_total"]);
-        one("counter", count(&self.new_tokens), &["solarium_generated_tokens_total", "vllm:generation_tokens_total"]);
-        one("counter", count(&figures.preemptions), &["solarium_preemptions_total", "vllm:num_preemptions_total"]);
-        one("counter", count(&figures.passes), &["solarium_passes_total"]);
-        one("counter", count(&self.done), &["solarium_requests_done_total", "vllm:request_success_total"]);
-        one("counter", count(&self.refused), &["solarium_requests_refused_total"]);
-        one("counter", count(&self.abandoned), &["solarium_requests_abandoned_total"]);
-        let info =
-            format!("vllm:cache_config_info{{model_name=\"{model}\",block_size=\"{BLOCK_LEN}\",num_gpu_blocks=\"{blocks}\"}} 1");
-        let _ = writeln!(out, "# TYPE vllm:cache_config_info gauge\n{info}");
-        for name in ["solarium_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"] {
-            self.first_token.write(&mut out, name, &model);
         }
-        for name in ["solarium_inter_token_seconds", "vllm:inter_token_latency_seconds"] {
-            self.between_tokens.write(&mut out, name, &model);
-        }
-        for name in ["solarium_request_seconds", "vllm:e2e_request_latency_seconds"] {
-            self.whole.write(&mut out, name, &model);
-        }
-        out
+    };
+    type Size = fn(&Figures) -> &AtomicUsize;
+    type Count = fn(&Figures) -> &AtomicU64;
+    type Own = fn(&Metrics) -> &AtomicU64;
+    let size = |n: &AtomicUsize| n.load(Ordering::Relaxed) as f64;
+    let count = |n: &AtomicU64| n.load(Ordering::Relaxed) as f64;
+    all("gauge", &["solarium_model_loaded"], &|_, figures| Some(f64::from(u8::from(figures.is_some()))));
+    let sizes: [(&[&str], Size); 5] = [
+        (&["solarium_requests_running", "vllm:num_requests_running"], |f| &f.running),
+        (&["solarium_requests_waiting", "vllm:num_requests_waiting"], |f| &f.waiting),
+        (&["solarium_kv_blocks"], |f| &f.blocks),
+        (&["solarium_kv_blocks_running"], |f| &f.blocks_running),
+        (&["solarium_kv_blocks_kept"], |f| &f.blocks_kept),
+    ];
+    for (names, figure) in sizes {
+        all("gauge", names, &|_, figures| figures.map(|figures| size(figure(figures))));
     }
+    let names = ["solarium_kv_usage_ratio", "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"];
+    all("gauge", &names, &|_, figures| figures.map(|f| size(&f.blocks_running) / size(&f.blocks).max(1.0)));
+    let own: [(&[&str], Own); 5] = [
+        (&["solarium_prompt_tokens_total", "vllm:prompt_tokens_total", "vllm:prefix_cache_queries_total"], |m| &m.prompt_tokens),
+        (&["solarium_prefix_hit_tokens_total", "vllm:prefix_cache_hits_total"], |m| &m.cached_tokens),
+        (&["solarium_generated_tokens_total", "vllm:generation_tokens_total"], |m| &m.new_tokens),
+        (&["solarium_requests_done_total", "vllm:request_success_total"], |m| &m.done),
+        (&["solarium_requests_abandoned_total"], |m| &m.abandoned),
+    ];
+    for (names, figure) in own {
+        all("counter", names, &|metrics, _| Some(count(figure(metrics))));
+    }
+    let counts: [(&[&str], Count); 4] = [
+        (&["solarium_preemptions_total", "vllm:num_preemptions_total"], |f| &f.preemptions),
+        (&["solarium_passes_total"], |f| &f.passes),
+        (&["solarium_draft_tokens_total", "vllm:spec_decode_num_draft_tokens_total"], |f| &f.guessed_tokens),
+        (&["solarium_draft_accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens_total"], |f| &f.accepted_tokens),
+    ];
+    for (names, figure) in counts {
+        all("counter", names, &|_, figures| figures.map(|figures| count(figure(figures))));
+    }
+    if let Some((model, ..)) = rows.first() {
+        let name = "solarium_requests_refused_total";
+        let _ = writeln!(out, "# TYPE {name} counter\n{name}{{model_name=\"{model}\"}} {refused}");
+    }
+    let _ = writeln!(out, "# TYPE vllm:cache_config_info gauge");
+    for (model, _, figures) in &rows {
+        if let Some(figures) = figures {
+            let labels =
+                format!("model_name=\"{model}\",block_size=\"{BLOCK_LEN}\",num_gpu_blocks=\"{}\"", size(&figures.blocks));
+            let _ = writeln!(out, "vllm:cache_config_info{{{labels}}} 1");
+        }
+    }
+    let histograms: [([&str; 2], fn(&Metrics) -> &Histogram); 3] = [
+        (["solarium_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"], |m| &m.first_token),
+        (["solarium_inter_token_seconds", "vllm:inter_token_latency_seconds"], |m| &m.between_tokens),
+        (["solarium_request_seconds", "vllm:e2e_request_latency_seconds"], |m| &m.whole),
+    ];
+    for (names, histogram) in histograms {
+        for name in names {
+            let _ = writeln!(out, "# TYPE {name} histogram");
+            rows.iter().for_each(|(model, metrics, _)| histogram(metrics).write(&mut out, name, model));
+        }
+    }
+    out
 }

@@ -128,9 +128,9 @@ pub(crate) async fn responses(
 ) -> Result<Response> {
     let (params, own): (Params, ResponseParams) = (raw.parse()?, raw.parse()?);
     drop(raw);
-    let model = app.named(params.model.as_deref())?;
+    let (model, name) = app.model(params.model.as_deref()).await?;
     refuse_unsupported(&params, &own)?;
-    let settings = params.settings(&app.sampling, app.vocab)?;
+    let settings = params.settings(&model.sampling, model.vocab)?;
     if settings.n != 1 {
         return Err(Refused::unsupported("n", "more than one answer is, at this endpoint,"));
     }
@@ -139,7 +139,7 @@ pub(crate) async fn responses(
     if let Some(instructions) = &own.instructions {
         messages.insert(0, Message::new("system", instructions.clone()));
     }
-    let prompt = app.blocking(move |app| app.chat_prompt(messages, None)).await?;
+    let prompt = model.blocking(move |model| model.chat_prompt(messages, None)).await?;
     let given = Given {
         instructions: own.instructions,
         max_output_tokens: own.max_output_tokens,
@@ -156,7 +156,7 @@ pub(crate) async fn responses(
         ignore_eos: settings.ignore_eos,
         ..Request::default()
     };
-    let asked = ask(&app, &record, vec![request], 1, "input")?;
-    let form = ResponseForm::new(model, given);
+    let asked = ask(&app, &model, &record, vec![request], 1, "input")?;
+    let form = ResponseForm::new(name, given);
     if settings.stream { answer::streamed(asked, form).await } else { answer::whole(asked, form).await }
 }

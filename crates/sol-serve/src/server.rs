@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use sol_engine::{BLOCK_LEN, LanguageModel};
+use sol_engine::LanguageModel;
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::error::{Error, Refused};
+use crate::models::{Model, Models, Source};
 use crate::{App, Options, chat, completions, embeddings, host, info, log, openapi, page, responses};
 
 /// Bytes of a request's headers.
@@ -34,6 +35,17 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be accepted: too many open files, as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a model has room for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Room {
+    /// Longest sequence, in tokens.
+    pub context: usize,
+    /// Tokens that the KV cache holds, of all sequences together.
+    pub kv_tokens: usize,
+    /// Bytes that it takes.
+    pub kv_bytes: u64,
+}
+
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
@@ -44,12 +56,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens; port 0 takes a free one. The address is taken before the model is asked anything.
+    /// Listens for one model; port 0 takes a free one. The address is taken before the model is asked anything.
     pub async fn bind(host: &str, port: u16, model: LanguageModel, options: &Options) -> Result<Self, Error> {
+        Self::bind_many(host, port, vec![Source::ready(options.names.clone(), model)], 1, options).await
+    }
+
+    /// The same for several models, at least one; `keep` of them are in memory at a time. The first is loaded now, unless it is
+    /// there, and answers requests that name none.
+    pub async fn bind_many(host: &str, port: u16, sources: Vec<Source>, keep: usize, options: &Options) -> Result<Self, Error> {
         let failed = |source| Error::Listen { address: format!("{host}:{port}"), source };
         let listener = TcpListener::bind((host, port)).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let app = Arc::new(App::new(model, options)?);
+        let app = Arc::new(App::new(Models::new(sources, keep, options.queue)?, options));
+        app.models.load_first().await?;
         let local = address.ip().is_loopback() && options.api_key.is_none();
         let router = router(Arc::clone(&app), &options.cors, local)?;
         Ok(Self { listener, address, app, router, drain: options.drain })
@@ -60,9 +79,10 @@ impl Server {
         self.address
     }
 
-    /// Tokens that the cache has room for.
-    pub fn kv_tokens(&self) -> usize {
-        self.app.serving.figures().blocks.load(Ordering::Relaxed) * BLOCK_LEN
+    /// Room in the first model.
+    pub fn room(&self) -> Room {
+        let room = |model: Arc<Model>| Room { context: model.context, kv_tokens: model.kv.0, kv_bytes: model.kv.1 };
+        self.app.models.first_ready().map(room).unwrap_or_default()
     }
 
     /// Serves until `shutdown`; then new requests are refused, and running ones may end in [`Options::drain`]. Whether all did.
@@ -205,7 +225,7 @@ async fn authorise(State(app): State<Arc<App>>, request: Request, next: Next) ->
         Refused::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key").into_response()
     };
     if !response.status().is_success() {
-        app.metrics.refused.fetch_add(1, Ordering::Relaxed);
+        app.refused.fetch_add(1, Ordering::Relaxed);
     }
     response
 }

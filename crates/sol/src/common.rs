@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sol_compute::KvType;
-use sol_engine::{LanguageModel, Options};
+use sol_engine::{Guesses, LanguageModel, Options, Speculation};
 use sol_hub::{Hub, ModelRef, Progress};
 use sol_model::RopeFactors;
 
@@ -39,11 +39,18 @@ pub(crate) struct ModelArg {
     pub(crate) model: String,
 }
 
-/// How to run it.
+/// A model, and how to run it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunOptions {
     #[command(flatten)]
     pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// How to run models.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct How {
     /// Threads; default: one for each core
     #[arg(short, long)]
     pub(crate) threads: Option<usize>,
@@ -93,7 +100,52 @@ pub(crate) enum Factors {
     Long,
 }
 
-impl RunOptions {
+/// Whether tokens are guessed ahead.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DraftArgs {
+    /// Guess tokens ahead, from the text so far (`lookup`) or with a small model of the same vocabulary; answers stay the same
+    #[arg(long, value_name = "MODEL|lookup")]
+    draft: Option<String>,
+    /// Most tokens guessed ahead
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "draft", value_parser = clap::value_parser!(u16).range(1..=63))]
+    draft_tokens: u16,
+}
+
+impl DraftArgs {
+    /// How to guess; a draft model is found now, and opened for each model that it is to guess for.
+    pub(crate) fn find(&self, output: &Output) -> Result<Option<Draft>> {
+        let path = match self.draft.as_deref() {
+            None => return Ok(None),
+            Some("lookup") => None,
+            Some(model) => Some(ModelArg { model: model.to_owned() }.resolve(output)?),
+        };
+        Ok(Some(Draft { path, tokens: self.draft_tokens.into() }))
+    }
+}
+
+/// How to guess.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    path: Option<PathBuf>,
+    tokens: usize,
+}
+
+impl Draft {
+    /// Makes a model guess.
+    pub(crate) fn help(&self, model: &mut LanguageModel, threads: Option<usize>) -> sol_engine::Result<()> {
+        let guesses = match &self.path {
+            None => Guesses::Lookup,
+            Some(path) => {
+                let sequences = Some(model.engine().sequences());
+                let options = Options { threads, sequences, ..Options::default() }.for_serving(path, 2)?;
+                Guesses::Model(Box::new(LanguageModel::open(path, options)?))
+            }
+        };
+        model.speculate(Speculation { guesses, tokens: self.tokens })
+    }
+}
+
+impl How {
     /// For the library.
     pub(crate) fn options(&self) -> Options {
         let Device::Cpu = self.device;
@@ -101,7 +153,7 @@ impl RunOptions {
             threads: self.threads,
             context: self.ctx,
             sequences: None,
-            kv_tokens: None,
+            kv_memory: None,
             kv_type: self.kv.map(Into::into),
             no_window: self.no_window,
             rope_factors: self.rope_factors.map(|f| match f {
@@ -110,6 +162,13 @@ impl RunOptions {
             }),
             system_as_user: false,
         }
+    }
+}
+
+impl RunOptions {
+    /// For the library.
+    pub(crate) fn options(&self) -> Options {
+        self.how.options()
     }
 
     /// Obtains the model if need be, opens it and shows its warnings.

@@ -43,7 +43,7 @@ enum Verb {
     Inspect(verbs::inspect::Args),
     /// Logits of given token ids, for comparison with other implementations
     Logits(verbs::logits::Args),
-    /// OpenAI's API for one model: chat and plain completions for many at a time
+    /// OpenAI's API for one model or several: chat and plain completions for many at a time
     Serve(Box<verbs::serve::Args>),
     /// Text from stdin to token ids, or back
     Tokenize(verbs::tokenize::Args),

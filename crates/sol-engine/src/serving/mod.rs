@@ -136,6 +136,10 @@ pub struct Figures {
     pub cached_tokens: AtomicU64,
     /// New tokens.
     pub new_tokens: AtomicU64,
+    /// Tokens that were guessed ahead.
+    pub guessed_tokens: AtomicU64,
+    /// Of these, guesses that came true.
+    pub accepted_tokens: AtomicU64,
     /// Passes of the decoder.
     pub passes: AtomicU64,
     /// Times that a request made room for others and began again.

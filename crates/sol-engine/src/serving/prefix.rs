@@ -81,13 +81,18 @@ impl Prefixes {
     /// Gives up blocks that nobody else holds until `wanted` are free, or there are none.
     pub(super) fn give_up(&mut self, wanted: usize, pool: &mut Blocks) {
         while pool.free() < wanted {
-            let idle = |(index, node): (usize, &Option<(Node, Name)>)| {
+            let leaf = |(index, node): (usize, &Option<(Node, Name)>)| {
                 let (node, _) = node.as_ref()?;
-                (node.children == 0 && !pool.is_shared(node.block)).then_some((node.used, index))
+                (node.children == 0).then_some((node.used, index, pool.is_shared(node.block)))
             };
-            let mut leaves: Vec<(u64, usize)> = self.nodes.iter().enumerate().filter_map(idle).collect();
+            let all: Vec<(u64, usize, bool)> = self.nodes.iter().enumerate().filter_map(leaf).collect();
+            let mut leaves: Vec<(u64, usize)> = all.iter().filter(|leaf| !leaf.2).map(|leaf| (leaf.0, leaf.1)).collect();
             if leaves.is_empty() {
-                return;
+                // Behind a block that a request computed anew, as for log-probabilities, there can be one that nobody uses.
+                if !self.nodes.iter().flatten().any(|(node, _)| !pool.is_shared(node.block)) {
+                    return;
+                }
+                leaves = all.iter().map(|leaf| (leaf.0, leaf.1)).collect();
             }
             leaves.sort_unstable();
             for (_, index) in leaves {
@@ -139,11 +144,26 @@ mod tests {
         tree.give_up(5, &mut pool);
         assert_eq!((tree.find(&first), pool.free()), (a[..2].to_vec(), 5));
         // What somebody holds stays.
-        pool.share(&[a[1]]);
+        pool.share(&a[..2]);
         tree.give_up(8, &mut pool);
         assert_eq!((tree.find(&first), pool.free()), (a[..2].to_vec(), 6));
-        pool.give_back([a[1]]);
+        pool.give_back([a[0], a[1]]);
         tree.give_up(8, &mut pool);
         assert_eq!((tree.len(), pool.free()), (0, 8));
+    }
+
+    #[test]
+    fn a_block_that_nobody_uses_goes_even_in_front_of_one_that_somebody_does() {
+        let mut pool = Blocks::new(4);
+        let mut tree = Prefixes::default();
+        let mut take = |n: usize| (0..n).map(|_| pool.take().unwrap()).collect::<Vec<_>>();
+        let (old, anew) = (take(1), take(2));
+        let tokens = text(3, 2);
+        tree.keep(&tokens[..BLOCK_LEN], &old, &mut pool);
+        pool.give_back(old);
+        tree.keep(&tokens, &anew, &mut pool);
+        assert_eq!((tree.len(), pool.free()), (2, 1));
+        tree.give_up(2, &mut pool);
+        assert_eq!((tree.len(), pool.free()), (0, 2));
     }
 }

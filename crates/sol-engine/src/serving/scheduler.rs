@@ -1,7 +1,7 @@
 //! What each pass of the decoder consists of.
 //!
 //! A pass takes one token of every request that is being answered and, in what room is left, pieces of prompts in the order they
-//! came. While somebody is being answered that room is as large as adds about [`PROMPT_SHARE`] of a pass's time, so that no
+//! came. Guesses of what comes next (`speculate`) are read with a request's newest token. While somebody is being answered that room is as large as adds about [`PROMPT_SHARE`] of a pass's time, so that no
 //! stream stalls for others' prompts. A request whose beginning another one is just reading waits for that, and shares it.
 
 use std::collections::VecDeque;
@@ -21,13 +21,18 @@ use crate::error::Error;
 use crate::generate::Finish;
 use crate::load::LanguageModel;
 use crate::sampling::Sampler;
+use crate::speculate::Ask;
 
 /// Time that pieces of prompts may add to a pass in which others are answered, in passes without such.
-const PROMPT_SHARE: f64 = 1.0;
+const PROMPT_SHARE: f64 = 0.7;
 /// Tokens of prompts that such a pass reads at least, and while nothing is known of its times.
-const LEAST_PIECE: usize = 16;
+const LEAST_PIECE: usize = 8;
 /// Of the room for prompts, what the first of them may take while others wait behind it, in quarters.
 const FIRST_QUARTERS: usize = 3;
+/// Guesses of one pass, for all requests together: with more rows the weights are no longer what a pass waits for.
+const GUESSED_ROWS: usize = 16;
+/// Tokens that a draft model reads before a pass, to be where the answers are.
+const CATCH_UP: usize = 128;
 
 pub(super) struct Scheduler {
     model: LanguageModel,
@@ -66,7 +71,7 @@ impl Scheduler {
                 let error = Arc::new(error);
                 for mut slot in std::mem::take(&mut self.slots) {
                     slot.fail(&error);
-                    self.model.engine.release(std::mem::take(&mut slot.sequence));
+                    self.release(slot);
                 }
             }
             self.tell();
@@ -199,69 +204,127 @@ impl Scheduler {
         if plan.is_empty() {
             return Ok(());
         }
-        let (engine, ends) = (&mut self.model.engine, &self.model.end_of_turn);
-        let context = engine.context();
         let interrupts: Vec<_> = plan.iter().map(|(at, _)| self.slots[*at].request.interrupt.clone()).collect();
         let all_gone = || interrupts.iter().all(crate::generate::Interrupt::is_set);
-        let wanted: Vec<Vec<usize>> = plan.iter().map(|(at, len)| self.slots[*at].outputs(*len)).collect();
-        let (mut work, mut goes_on) = (Vec::with_capacity(plan.len()), vec![true; plan.len()]);
-        let mut taken: Vec<(usize, Sequence)> =
-            plan.iter().map(|(at, _)| (*at, std::mem::take(&mut self.slots[*at].sequence))).collect();
-        let starts: Vec<usize> = taken.iter().map(|(_, sequence)| sequence.tokens.len()).collect();
-        let slots = &mut self.slots;
-        let pieces: Vec<Vec<u32>> =
-            plan.iter().zip(&starts).map(|((at, len), start)| slots[*at].tokens[*start..start + len].to_vec()).collect();
-        for (((_, sequence), tokens), outputs) in taken.iter_mut().zip(&pieces).zip(&wanted) {
-            work.push(Work { sequence, tokens, outputs });
-        }
         let begun = Instant::now();
-        let result = engine.advance(&mut work, &all_gone, |i, token, logits| {
-            let (at, _) = plan[i];
-            if goes_on[i] {
-                goes_on[i] = slots[at].take(starts[i] + token, logits, ends, context);
+        let pieces = self.pieces(&plan, &all_gone);
+        let context = self.context();
+        let (engine, ends, slots) = (&mut self.model.engine, &self.model.end_of_turn, &mut self.slots);
+        let mut taken: Vec<Sequence> = pieces.iter().map(|piece| std::mem::take(&mut slots[piece.at].sequence)).collect();
+        let work = pieces.iter().zip(&mut taken);
+        let work = work.map(|(piece, sequence)| Work { sequence, tokens: &piece.tokens, outputs: &piece.outputs });
+        let (mut goes_on, mut missed) = (vec![true; pieces.len()], vec![false; pieces.len()]);
+        let result = engine.advance(&mut work.collect::<Vec<_>>(), &all_gone, |i, token, logits| {
+            let piece = &pieces[i];
+            if goes_on[i] && !missed[i] {
+                let (slot, position) = (&mut slots[piece.at], piece.start + token);
+                goes_on[i] = slot.take(position, logits, ends, context);
+                // Behind a wrong guess are logits of another text.
+                missed[i] = piece.tokens.get(token + 1).is_some_and(|next| slot.tokens.get(position + 1) != Some(next));
             }
         });
-        drop(work);
-        for (at, sequence) in taken {
-            self.slots[at].sequence = sequence;
+        for (piece, sequence) in pieces.iter().zip(taken) {
+            slots[piece.at].sequence = sequence;
         }
         match result {
             Err(Error::Interrupted) => return Ok(()),
             result => result?,
         }
         let mut row = 0;
-        for (i, (at, len)) in plan.iter().enumerate() {
-            if self.slots[*at].request.embed {
-                goes_on[i] = self.slots[*at].pool(&mut self.model.engine, row..row + len)?;
+        for (piece, goes_on) in pieces.iter().zip(&mut goes_on) {
+            if slots[piece.at].request.embed {
+                *goes_on = slots[piece.at].pool(engine, row..row + piece.tokens.len())?;
             }
-            row += len;
+            row += piece.tokens.len();
         }
-        let decoding =
-            plan.iter().zip(&starts).filter(|((at, len), start)| *len == 1 && **start >= self.slots[*at].request.prompt.len());
-        let decoding = decoding.count();
-        let rows: usize = plan.iter().map(|(_, len)| len).sum();
-        self.pace.learn(begun.elapsed().as_secs_f64(), decoding, rows - decoding);
+        let prompts: usize = pieces.iter().filter(|piece| !piece.decodes).map(|piece| piece.tokens.len()).sum();
+        let decoding = pieces.iter().filter(|piece| piece.decodes).count();
+        self.pace.learn(begun.elapsed().as_secs_f64(), decoding, prompts);
         self.figures.passes.fetch_add(1, Ordering::Relaxed);
-        let new = wanted.iter().filter(|outputs| !outputs.is_empty()).count() as u64;
-        self.figures.new_tokens.fetch_add(new, Ordering::Relaxed);
-        for (i, (at, _)) in plan.iter().enumerate() {
-            let slot = &self.slots[*at];
-            let (before, after) = (starts[i] / BLOCK_LEN, slot.sequence.tokens.len() / BLOCK_LEN);
-            if after > before {
-                let Sequence { tokens, blocks } = &slot.sequence;
-                self.prefixes.keep(tokens, blocks, &mut self.model.engine.blocks);
-            }
-        }
-        for (i, (at, _)) in plan.iter().enumerate().rev() {
-            if !goes_on[i] {
-                self.end(*at);
-            }
+        pieces.iter().for_each(|piece| self.settle(piece));
+        for (piece, _) in pieces.iter().zip(&goes_on).rev().filter(|(_, goes_on)| !**goes_on) {
+            self.end(piece.at);
         }
         Ok(())
     }
 
-    /// Finds blocks for what is planned: those of former prompts first, then those of the request that came last, which begins
-    /// again when there is room.
+    /// What the slots read in the next pass.
+    fn pieces(&mut self, plan: &[(usize, usize)], stop: &dyn Fn() -> bool) -> Vec<Piece> {
+        let piece = |(at, len): &(usize, usize)| {
+            let slot = &self.slots[*at];
+            let start = slot.sequence.tokens.len();
+            let tokens = slot.tokens[start..start + len].to_vec();
+            Piece { at: *at, start, guessed: 0, decodes: slot.decodes(), tokens, outputs: slot.outputs(*len) }
+        };
+        let mut pieces: Vec<Piece> = plan.iter().map(piece).collect();
+        self.guess(&mut pieces, stop);
+        pieces
+    }
+
+    /// Puts guesses behind the newest tokens, where there is room for them.
+    fn guess(&mut self, pieces: &mut [Piece], stop: &dyn Fn() -> bool) {
+        let context = self.context();
+        let Some(drafter) = &mut self.model.drafter else { return };
+        let engine = &mut self.model.engine;
+        let decoding: Vec<usize> = pieces.iter().filter(|piece| piece.decodes).map(|piece| piece.at).collect();
+        let rows: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
+        let outputs: usize = pieces.iter().map(|piece| piece.outputs.len()).sum();
+        let room = GUESSED_ROWS.min(engine.pass_rows() - rows).min(engine.pass_outputs() - outputs) / decoding.len().max(1);
+        if room == 0 {
+            return;
+        }
+        let slots = self.slots.iter_mut().enumerate().filter(|(at, _)| decoding.binary_search(at).is_ok());
+        let ask = slots.map(|(_, slot)| {
+            let most = room.min(slot.left().saturating_sub(1)).min(context.saturating_sub(slot.tokens.len()));
+            Ask { tokens: &slot.tokens, most, track: &mut slot.track }
+        });
+        let mut asks: Vec<Ask<'_>> = ask.collect();
+        let guesses = drafter.guess(&mut asks, CATCH_UP, stop);
+        let with =
+            |piece: &Piece, guesses: usize| engine.blocks_for(&self.slots[piece.at].sequence, piece.tokens.len() + guesses);
+        let answers =
+            pieces.iter().filter(|piece| piece.decodes).zip(&guesses).map(|(piece, guesses)| with(piece, guesses.len()));
+        let prompts = pieces.iter().filter(|piece| !piece.decodes).map(|piece| with(piece, 0));
+        let needed: usize = answers.chain(prompts).sum();
+        self.prefixes.give_up(needed, &mut engine.blocks);
+        // Nobody gives way for guesses.
+        if needed > engine.blocks.free() {
+            return;
+        }
+        for (piece, guesses) in pieces.iter_mut().filter(|piece| piece.decodes).zip(guesses) {
+            piece.guessed = guesses.len();
+            piece.outputs.extend(1..=guesses.len());
+            piece.tokens.extend(guesses);
+        }
+    }
+
+    /// After a pass: forgets wrong guesses, and keeps whole blocks for those who begin alike.
+    fn settle(&mut self, piece: &Piece) {
+        let (slot, engine) = (&mut self.slots[piece.at], &mut self.model.engine);
+        let (known, read) = (piece.tokens.len() - piece.guessed, &slot.tokens[piece.start..]);
+        let new = read.len().saturating_sub(known);
+        self.figures.new_tokens.fetch_add(if piece.outputs.is_empty() { 0 } else { new as u64 }, Ordering::Relaxed);
+        if piece.guessed > 0 {
+            let accepted = read[known..].iter().zip(&piece.tokens[known..]).take_while(|(token, guess)| token == guess).count();
+            slot.track.learn(piece.guessed, accepted);
+            self.figures.guessed_tokens.fetch_add(piece.guessed as u64, Ordering::Relaxed);
+            self.figures.accepted_tokens.fetch_add(accepted as u64, Ordering::Relaxed);
+            engine.truncate(&mut slot.sequence, slot.tokens.len() - 1);
+        }
+        let Sequence { tokens, blocks } = &slot.sequence;
+        if tokens.len() / BLOCK_LEN > piece.start / BLOCK_LEN {
+            self.prefixes.keep(tokens, blocks, &mut engine.blocks);
+        }
+    }
+
+    /// Longest sequence.
+    fn context(&self) -> usize {
+        let engine = &self.model.engine;
+        engine.context().min(engine.blocks.len() * BLOCK_LEN)
+    }
+
+    /// Finds blocks for what is planned: those of former prompts first, then those of the request that came last, which waits, or
+    /// begins again when there is room. The first always goes on: it fits alone.
     fn make_room(&mut self, plan: &mut Vec<(usize, usize)>) {
         loop {
             let engine = &self.model.engine;
@@ -270,22 +333,33 @@ impl Scheduler {
             if needed <= self.model.engine.blocks.free() {
                 return;
             }
-            let Some(last) = (0..self.slots.len()).rev().find(|at| !self.slots[*at].sequence.blocks.is_empty()) else { return };
-            let slot = &mut self.slots[last];
-            self.model.engine.release(std::mem::take(&mut slot.sequence));
-            slot.begun = false;
+            let planned = |at: &usize| plan.iter().any(|(other, _)| other == at);
+            let holds = |at: &usize| !self.slots[*at].sequence.blocks.is_empty();
+            let Some(last) = (0..self.slots.len()).rev().find(|at| planned(at) || holds(at)) else { return };
+            if holds(&last) {
+                self.figures.preemptions.fetch_add(1, Ordering::Relaxed);
+            }
             plan.retain(|(at, _)| *at != last);
-            self.figures.preemptions.fetch_add(1, Ordering::Relaxed);
+            let sequence = self.slots[last].begin_again();
+            self.model.engine.release(sequence);
+        }
+    }
+
+    /// Gives back what a slot that has ended holds.
+    fn release(&mut self, mut slot: Slot) {
+        self.model.engine.release(std::mem::take(&mut slot.sequence));
+        if let Some(drafter) = &mut self.model.drafter {
+            drafter.release(&mut slot.track);
         }
     }
 
     /// Takes a slot away; the blocks of what it read stay as long as nobody needs them.
     fn end(&mut self, at: usize) {
-        let mut slot = self.slots.remove(at);
+        let slot = self.slots.remove(at);
         let (prompt, cached) = slot.shared();
         self.figures.prompt_tokens.fetch_add(prompt as u64, Ordering::Relaxed);
         self.figures.cached_tokens.fetch_add(cached as u64, Ordering::Relaxed);
-        self.model.engine.release(std::mem::take(&mut slot.sequence));
+        self.release(slot);
     }
 
     fn tell(&self) {
@@ -296,6 +370,19 @@ impl Scheduler {
         self.figures.blocks_running.store(running, Ordering::Relaxed);
         self.figures.blocks_kept.store(held.saturating_sub(running), Ordering::Relaxed);
     }
+}
+
+/// What a slot reads in a pass.
+struct Piece {
+    at: usize,
+    /// Position of the first token.
+    start: usize,
+    tokens: Vec<u32>,
+    /// How many of the tokens, the last ones, are guesses.
+    guessed: usize,
+    /// Indices of those after which logits are wanted.
+    outputs: Vec<usize>,
+    decodes: bool,
 }
 
 /// Tokens that two prompts begin with, in whole blocks and without the last of the first: its logits are needed.

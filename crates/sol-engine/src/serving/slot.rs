@@ -12,6 +12,7 @@ use crate::engine::{Engine, Sequence};
 use crate::error::Error;
 use crate::generate::{Finish, choose};
 use crate::sampling::Sampler;
+use crate::speculate::Track;
 use crate::stop::StopStrings;
 
 pub(super) struct Slot {
@@ -23,6 +24,7 @@ pub(super) struct Slot {
     sampler: Sampler,
     stream: TokenStream,
     stops: StopStrings,
+    pub(super) track: Track,
     /// Whether tokens were computed since the slot was filled or had to begin again.
     pub(super) begun: bool,
     /// Tokens of the prompt that were cached, once it is read.
@@ -44,6 +46,7 @@ impl Slot {
             sequence: Sequence::default(),
             sampler,
             stream,
+            track: Track::default(),
             begun: false,
             cached: 0,
             read: false,
@@ -62,6 +65,11 @@ impl Slot {
         self.read && self.unread().len() == 1
     }
 
+    /// Tokens that it may still get.
+    pub(super) fn left(&self) -> usize {
+        self.request.max_tokens - (self.tokens.len() - self.request.prompt.len())
+    }
+
     /// Begins at a beginning that is cached.
     pub(super) fn begin(&mut self, sequence: Sequence) {
         if !self.read {
@@ -70,6 +78,15 @@ impl Slot {
         self.sequence = sequence;
         self.hidden.clear();
         self.begun = true;
+    }
+
+    /// Makes room for others: all but what was told is to be computed again. The sequence that it had.
+    pub(super) fn begin_again(&mut self) -> Sequence {
+        self.begun = false;
+        if !self.read {
+            self.prompt_logprobs.clear();
+        }
+        std::mem::take(&mut self.sequence)
     }
 
     /// Of a piece of `len` of the unread tokens, those after which logits are wanted.

@@ -140,7 +140,8 @@ fn prompts_that_do_not_fit() {
     let last = server.complete(vec![5; 512], json!({"ignore_eos": true})).ok();
     assert_eq!((&last["usage"]["completion_tokens"], &last["choices"][0]["finish_reason"]), (&json!(1), &json!("length")));
     // A cache with less room than the context.
-    let loading = Loading { sequences: Some(2), kv_tokens: Some(64), ..Loading::default() };
+    let (tokens, bytes) = open("chat-tiny", Loading::default()).kv_room();
+    let loading = Loading { sequences: Some(2), kv_memory: Some(bytes / tokens as u64 * 64), ..Loading::default() };
     let small = Running::start(open("chat-tiny", loading), Options::new("tiny"));
     assert_eq!(small.complete(vec![5; 100], json!({})).error().1, "context_length_exceeded");
     assert_eq!(small.chat(PROMPT, json!({})).ok()["choices"][0]["message"]["content"], ANSWER);

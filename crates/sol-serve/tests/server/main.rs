@@ -4,6 +4,7 @@ mod api;
 mod errors;
 mod going;
 mod guided;
+mod models;
 mod page;
 mod responses;
 mod support;

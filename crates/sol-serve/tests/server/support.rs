@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sol_engine::LanguageModel;
-use sol_serve::{Options, Server};
+use sol_serve::{Options, Server, Source};
 use tokio::sync::oneshot;
 
 /// No test waits longer.
@@ -73,12 +73,16 @@ impl Reply {
 
 impl Running {
     pub(crate) fn start(model: LanguageModel, options: Options) -> Self {
+        Self::start_many(vec![Source::ready(options.names.clone(), model)], 1, options)
+    }
+
+    pub(crate) fn start_many(sources: Vec<Source>, keep: usize, options: Options) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
-                let server = Server::bind("127.0.0.1", 0, model, &options).await.unwrap();
+                let server = Server::bind_many("127.0.0.1", 0, sources, keep, &options).await.unwrap();
                 tell.send(server.address()).unwrap();
                 server.run(async { drop(stopped.await) }).await
             })

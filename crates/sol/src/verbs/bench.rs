@@ -94,7 +94,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     options.context = options.context.or(Some(needed));
     let mut model = match args.run.open(options, output) {
         Err(error) => match error.downcast_ref() {
-            Some(Error::ContextTooLong { context, .. }) if args.run.ctx.is_none() => {
+            Some(Error::ContextTooLong { context, .. }) if args.run.how.ctx.is_none() => {
                 bail!("the longest test needs {needed} tokens, but the model's context is {context}; lower -p, -n or -d")
             }
             _ => return Err(error),

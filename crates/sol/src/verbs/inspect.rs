@@ -50,7 +50,7 @@ pub(crate) struct Args {
 }
 
 /// "24GB" (powers of ten) or "16GiB" (of two).
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is no size; write 80GB, 24GiB or a number of bytes");
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..digits].parse().map_err(|_| wrong())?;

@@ -39,7 +39,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     options.context = options.context.or(Some(ids.length));
     let mut model = match args.run.open(options, output) {
         Err(error) => match error.downcast_ref() {
-            Some(Error::ContextTooLong { context, .. }) if args.run.ctx.is_none() => {
+            Some(Error::ContextTooLong { context, .. }) if args.run.how.ctx.is_none() => {
                 bail!("{}: its sequences have {} tokens, but the model's context is {context}", args.ids.display(), ids.length)
             }
             _ => return Err(error),

@@ -19,7 +19,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use sol_engine::{Constraint, Generation, Grammar, LanguageModel, Message};
 
-use crate::common::{Output, RunOptions, note, print};
+use crate::common::{DraftArgs, Output, RunOptions, note, print};
 use crate::ctrl_c;
 
 const EXAMPLES: &str = "Examples:
@@ -27,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   sol run                                          # a conversation; /help lists its commands
   git diff | sol run \"Write a commit message for this.\"
   sol run -m solar-pro --system \"Answer in French.\" --system-as-user \"Why is the sky blue?\"
+  sol run --draft lookup \"Correct the spelling of this text: ..\"   # guesses what is repeated, same answer
   sol run --raw --temperature 0.8 --seed 1 -n 64 \"Once upon a time\"
   sol run --json-schema person.json \"Who wrote Faust?\"   # the answer is JSON of that schema
   sol run -m model.gguf --ids 1,2,3 -n 8 --ignore-eos --json";
@@ -76,6 +77,9 @@ pub(crate) struct Args {
     /// When the context is full, forget the older half of it and go on, instead of an error
     #[arg(long, help_heading = ANSWER)]
     shift: bool,
+
+    #[command(flatten, next_help_heading = ANSWER)]
+    draft: DraftArgs,
 
     #[command(flatten)]
     sampling: sampling::SamplingArgs,
@@ -134,7 +138,13 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
 
 impl Args {
     fn open(&self, output: &Output) -> Result<LanguageModel> {
-        self.run.open(sol_engine::Options { system_as_user: self.system_as_user, ..self.run.options() }, output)
+        let options = sol_engine::Options { system_as_user: self.system_as_user, ..self.run.options() };
+        let draft = self.draft.find(output)?;
+        let mut model = self.run.open(options, output)?;
+        if let Some(draft) = draft {
+            draft.help(&mut model, self.run.how.threads)?;
+        }
+        Ok(model)
     }
 
     fn generation(&self, model: &LanguageModel, output: &Output) -> Result<Generation> {

@@ -52,6 +52,7 @@ fn start_ask_stop() {
         assert_eq!(server.line["kv_tokens"], 3 * 512);
         let page = ureq::get(server.line["page"].as_str().unwrap()).call().unwrap().body_mut().read_to_string().unwrap();
         assert!(page.starts_with("<!doctype html>"), "{page}");
+        assert!(server.line["kv_bytes"].as_u64().unwrap() > 3 * 512);
         let answer = server.chat(json!({"model": "chat-tiny", "messages": [{"role": "user", "content": "Describe été."}]}));
         assert_eq!(answer["choices"][0]["message"]["content"], "an8 wat count: c wereouZone");
         server.signal(signal);
@@ -91,6 +92,19 @@ fn names_keys_and_a_second_signal() {
 }
 
 #[test]
+fn a_second_model_comes_when_it_is_asked_for() {
+    let machine = Machine::new();
+    let server = Server::start(&machine, &["-m", &fixture("chat-tiny.gguf"), "--keep", "1", "--draft", "lookup"]);
+    assert_eq!(server.line["models"], json!(["chat-tiny", "chat-tiny.gguf"]));
+    for model in ["chat-tiny.gguf", "chat-tiny", "chat-tiny.gguf"] {
+        let answer = server.chat(json!({"model": model, "messages": [{"role": "user", "content": "Describe été."}]}));
+        assert_eq!(answer["choices"][0]["message"]["content"], "an8 wat count: c wereouZone");
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
 fn what_can_not_be_served_is_said_at_once() {
     let machine = Machine::new();
     let model = fixture("chat-tiny");
@@ -103,5 +117,16 @@ fn what_can_not_be_served_is_said_at_once() {
     assert!(machine.run(&["serve", "-m", &model, "--port", "0", "--cors", "chat.example"]).error().contains("not an origin"));
     assert!(machine.run(&["serve", "-m", &fixture("models/llama"), "--port", "0"]).error().contains("no tokenizer"));
     assert_eq!(machine.run(&["serve", "-m", &model, "--api-key", ""]).code, Some(2));
+    let error = machine.run(&["serve", "-m", &model, "--port", "0", "--kv-memory", "100"]).error();
+    assert!(error.contains("--kv-memory 100 B holds 0 tokens"), "{error}");
+    let error = machine.run(&["serve", "-m", &model, "--port", "0", "--kv-memory", "64kB", "--ctx", "512"]).error();
+    assert!(error.contains("--ctx asks for 512") && error.contains("raise it to"), "{error}");
+    assert!(machine.run(&["serve", "-m", &model, "--kv-memory", "much"]).stderr.contains("is no size"));
+    assert!(machine.run(&["serve", "-m", &model, "-m", &model, "--port", "0"]).error().contains("given twice"));
+    let other = fixture("chat-tiny.gguf");
+    let error = machine.run(&["serve", "-m", &model, "-m", &other, "--port", "0", "--served-model-name", "x"]).error();
+    assert!(error.contains("--served-model-name"), "{error}");
+    let error = machine.run(&["serve", "-m", &model, "--port", "0", "--draft", &fixture("solar-tiny")]).error();
+    assert!(error.contains("vocabulary"), "{error}");
     assert_eq!(machine.run(&["serve", "-m", &model, "--max-batch", "0"]).code, Some(2));
 }

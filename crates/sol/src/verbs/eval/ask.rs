@@ -56,7 +56,7 @@ impl Run<'_> {
             Some(Subject::Remote(model)) => Some(model),
             None => None,
         };
-        let fingerprint = model.as_mut().map(|model| match args.run.rope_factors {
+        let fingerprint = model.as_mut().map(|model| match args.run.how.rope_factors {
             None => model.fingerprint(),
             Some(_) => format!("{}, rope factors {:?}", model.fingerprint(), args.run.options().rope_factors),
         });

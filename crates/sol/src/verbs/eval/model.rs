@@ -51,7 +51,7 @@ pub(super) fn remote(args: &Args, output: &Output) -> Result<Remote> {
         retries: args.retries,
         requests_per_minute: args.requests_per_minute,
         tokenizer,
-        max_length: args.run.ctx,
+        max_length: args.run.how.ctx,
         ..RemoteOptions::new(url, model)
     })?)
 }

@@ -68,10 +68,14 @@ pub(super) fn remarks(answer: &Answer, generation: &Generation, model: &Language
         let speed = Speed::of(answer);
         let cached =
             if answer.cached_tokens > 0 { format!(" ({} more were cached)", answer.cached_tokens) } else { String::new() };
+        let guessed = match answer.guessed {
+            [0, _] => String::new(),
+            [guessed, accepted] => format!(" ({accepted} of {guessed} guesses came true)"),
+        };
         note(
             output,
             &format!(
-                "prompt: {} tokens in {:.2} s, {:.1} tokens/s{cached}\nanswer: {} tokens in {:.2} s, {:.1} tokens/s",
+                "prompt: {} tokens in {:.2} s, {:.1} tokens/s{cached}\nanswer: {} tokens in {:.2} s, {:.1} tokens/s{guessed}",
                 speed.read,
                 answer.prefill.as_secs_f64(),
                 speed.prefill,
@@ -125,6 +129,11 @@ pub(super) struct Report<'a> {
     prompt_tokens: usize,
     cached_tokens: usize,
     answer_tokens: usize,
+    /// Absent where nothing was guessed (`--draft`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft_tokens: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft_accepted_tokens: Option<usize>,
     /// Absent for greedy answers, which have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
@@ -151,6 +160,8 @@ impl<'a> Report<'a> {
             prompt_tokens: answer.prompt_tokens,
             cached_tokens: answer.cached_tokens,
             answer_tokens: answer.ids.len(),
+            draft_tokens: (answer.guessed[0] > 0).then_some(answer.guessed[0]),
+            draft_accepted_tokens: (answer.guessed[0] > 0).then_some(answer.guessed[1]),
             seed: (generation.sampling.temperature > 0.0).then_some(generation.sampling.seed),
             prefill_seconds: answer.prefill.as_secs_f64(),
             decode_seconds: answer.decode.as_secs_f64(),
@@ -214,6 +225,7 @@ mod tests {
             finish: Finish::EndOfTurn,
             prompt_tokens: 30,
             cached_tokens: 10,
+            guessed: [0, 0],
             prefill: Duration::from_secs(2),
             decode: Duration::from_secs(4),
         };
