@@ -103,7 +103,7 @@ fn weighed_tiles<const B: usize>(
     });
 }
 
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
 fn q8_0(values: &[f32], out: &mut [u8]) {
     each(values, out, blocks::q8_0);
 }
@@ -111,7 +111,7 @@ fn q8_0(values: &[f32], out: &mut [u8]) {
 /// Formats of blocks of 32.
 macro_rules! small {
     ($($name:ident)*) => {$(
-        #[multiversion(targets("x86_64+avx2"))]
+        #[multiversion(targets("x86_64+avx2+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
             if importance.is_empty() {
                 tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, Alike), out));
@@ -126,7 +126,7 @@ macro_rules! small {
 /// alike cuts off the largest numbers, which costs more perplexity than it saves error (`docs/performance.md`).
 macro_rules! small_by_squares {
     ($($name:ident)*) => {$(
-        #[multiversion(targets("x86_64+avx2"))]
+        #[multiversion(targets("x86_64+avx2+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
             if importance.is_empty() {
                 tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, BySquares(&by_squares(x, &[1.0; TILE]))), out));
@@ -157,7 +157,7 @@ fn by_squares(x: &[f32], weights: &[f32; TILE]) -> [f32; TILE] {
 /// Formats of superblocks.
 macro_rules! large {
     ($($name:ident)*) => {$(
-        #[multiversion(targets("x86_64+avx2"))]
+        #[multiversion(targets("x86_64+avx2+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
             if importance.is_empty() {
                 each(values, out, |x, block| k::$name(x, Alike, block));
