@@ -4,7 +4,7 @@ use super::fit::{self, Integers, Levels};
 use super::iq4::Iq4;
 use super::lanes::{F8, LANES, in_runs, side_by_side};
 use super::superblock::half_that_reaches;
-use super::weights::{Source, Weights};
+use super::weights::{ByMagnitude, Source, Weights};
 
 /// Elements of a block.
 pub(super) const LEN: usize = 32;
@@ -85,6 +85,17 @@ pub(super) fn eight<S: Source>(x: &[f32], w: S) -> Eight<S::Of<LEN>> {
 }
 
 impl<W: Weights> Eight<W> {
+    /// With weights times the magnitudes of the numbers, those in proportion to the largest of the block.
+    #[inline(always)]
+    pub(super) fn by_magnitude(&self) -> Eight<ByMagnitude<LEN>> {
+        let inverse = fit::peak(&self.x).inverse();
+        let mut w = [F8::ZERO; LEN];
+        for i in 0..LEN {
+            w[i] = self.w.at(i) * (self.x[i] * inverse).abs();
+        }
+        Eight { x: self.x, w: ByMagnitude(w) }
+    }
+
     #[inline(always)]
     fn scaled(&self, levels: impl Levels, index: impl Fn(F8) -> F8, tops: &[f32], rounds: usize) -> (Halves, Numbered) {
         let scales = Halves::that_reach(fit::symmetric(&self.x, &self.w, levels, tops, rounds).scale);
@@ -112,7 +123,7 @@ impl<W: Weights> Eight<W> {
 
 #[inline(always)]
 pub(super) fn q4_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 18]]) {
-    const TOPS: [f32; 1] = [-8.0];
+    const TOPS: [f32; 2] = [-8.0, -8.6];
     let (scales, levels) = eight.scaled(Integers { low: -8.0, high: 7.0 }, |q| q + F8::all(8.0), &TOPS, 0);
     let nibbles = levels.nibbles();
     for (lane, block) in blocks.iter_mut().enumerate() {
@@ -133,7 +144,7 @@ pub(super) fn iq4_nl(eight: &Eight<impl Weights>, blocks: &mut [[u8; 18]]) {
 
 #[inline(always)]
 pub(super) fn q5_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 22]]) {
-    const TOPS: [f32; 1] = [-16.0];
+    const TOPS: [f32; 2] = [-16.0, -16.6];
     let (scales, mut levels) = eight.scaled(Integers { low: -16.0, high: 15.0 }, |q| q + F8::all(16.0), &TOPS, 0);
     let (fifths, nibbles) = (levels.take_fifths(), levels.nibbles());
     for (lane, block) in blocks.iter_mut().enumerate() {
@@ -144,7 +155,7 @@ pub(super) fn q5_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 22]]) {
 }
 
 /// How far the first and the last level are tried within the range of the numbers.
-const SPANS: [(f32, f32); 1] = [(0.3, 0.3)];
+const SPANS: [(f32, f32); 2] = [(0.1, 0.1), (0.5, 0.5)];
 
 #[inline(always)]
 pub(super) fn q4_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 20]]) {
