@@ -1,4 +1,4 @@
-//! How fast numbers are put into blocks, in one thread: `cargo run --release -p sol-weights --example quantize_bench`.
+//! How fast numbers are put into blocks, in one thread: `cargo run --release -p sol-weights --example quantize_bench [-- Q4_0]`.
 
 use std::time::Instant;
 

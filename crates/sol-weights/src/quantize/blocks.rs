@@ -154,12 +154,12 @@ pub(super) fn q5_0(eight: &Eight<impl Weights>, blocks: &mut [[u8; 22]]) {
     }
 }
 
-/// How far the first and the last level are tried within the range of the numbers.
-const SPANS: [(f32, f32); 2] = [(0.1, 0.1), (0.5, 0.5)];
+/// How far the first and the last level are tried within the range of the numbers: either end cut off by half a step.
+const SPANS: [(f32, f32); 2] = [(0.0, 0.5), (0.5, 0.0)];
 
 #[inline(always)]
 pub(super) fn q4_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 20]]) {
-    let (scales, lows, levels) = eight.with_low(15.0, &SPANS, 0);
+    let (scales, lows, levels) = eight.with_low(15.0, &SPANS, 1);
     let nibbles = levels.nibbles();
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&scales.bytes(lane));
@@ -170,7 +170,7 @@ pub(super) fn q4_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 20]]) {
 
 #[inline(always)]
 pub(super) fn q5_1(eight: &Eight<impl Weights>, blocks: &mut [[u8; 24]]) {
-    let (scales, lows, mut levels) = eight.with_low(31.0, &SPANS, 0);
+    let (scales, lows, mut levels) = eight.with_low(31.0, &SPANS, 1);
     let (fifths, nibbles) = (levels.take_fifths(), levels.nibbles());
     for (lane, block) in blocks.iter_mut().enumerate() {
         block[..2].copy_from_slice(&scales.bytes(lane));

@@ -103,7 +103,7 @@ fn weighed_tiles<const B: usize>(
     });
 }
 
-#[multiversion(targets("x86_64+avx2+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 fn q8_0(values: &[f32], out: &mut [u8]) {
     each(values, out, blocks::q8_0);
 }
@@ -142,7 +142,7 @@ macro_rules! small_by_magnitude {
 /// Formats of superblocks.
 macro_rules! large {
     ($($name:ident)*) => {$(
-        #[multiversion(targets("x86_64+avx2+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
+        #[multiversion(targets("x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
             if importance.is_empty() {
                 each(values, out, |x, block| k::$name(x, Alike, block));
