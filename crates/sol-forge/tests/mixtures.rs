@@ -29,9 +29,9 @@ fn types(model: &str, mixture: &str) -> Value {
         let layers = kinds.entry(kind).or_default().entry(tensor.dtype.to_string()).or_default();
         layers.push(layer.parse().unwrap());
     }
-    let kinds = kinds.into_iter().map(|(kind, types)| {
-        (kind, types.into_iter().map(|(dtype, layers)| (dtype, runs(&layers))).collect::<BTreeMap<_, _>>())
-    });
+    let kinds = kinds
+        .into_iter()
+        .map(|(kind, types)| (kind, types.into_iter().map(|(dtype, layers)| (dtype, runs(&layers))).collect::<BTreeMap<_, _>>()));
     serde_json::to_value(kinds.collect::<BTreeMap<_, _>>()).unwrap()
 }
 
