@@ -20,7 +20,7 @@ fn types_are_those_that_llama_cpp_chooses() {
 /// For each kind of matrix its types, each with the layers that have it.
 fn types(model: &str, mixture: &str) -> Value {
     let like = Published::named(model).unwrap();
-    let types = Types::named(mixture).unwrap();
+    let types = Types::mostly(mixture).unwrap();
     let plan = Order { like, layers: None, types, seed: 0, as_llama: model == "solar-pro" }.plan().unwrap();
     let mut kinds: BTreeMap<&str, BTreeMap<String, Vec<usize>>> = BTreeMap::new();
     for tensor in plan.tensors().filter(|tensor| tensor.shape.len() == 2) {
@@ -29,5 +29,17 @@ fn types(model: &str, mixture: &str) -> Value {
         let layers = kinds.entry(kind).or_default().entry(tensor.dtype.to_string()).or_default();
         layers.push(layer.parse().unwrap());
     }
-    serde_json::to_value(kinds).unwrap()
+    let kinds = kinds
+        .into_iter()
+        .map(|(kind, types)| (kind, types.into_iter().map(|(dtype, layers)| (dtype, runs(&layers))).collect::<BTreeMap<_, _>>()));
+    serde_json::to_value(kinds.collect::<BTreeMap<_, _>>()).unwrap()
+}
+
+/// 0 1 2 5 as 0-2 5.
+fn runs(layers: &[usize]) -> String {
+    let runs = layers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [one] => one.to_string(),
+        _ => format!("{}-{}", run[0], run[run.len() - 1]),
+    });
+    runs.collect::<Vec<_>>().join(" ")
 }

@@ -223,6 +223,38 @@ fn an_importance_matrix_is_written_read_and_used() {
     assert!(error.contains("it is a model, not an importance matrix"), "{error}");
 }
 
+/// What llama-imatrix wrote before: the same weights, without the means' factor.
+#[test]
+fn an_older_importance_matrix_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("imatrix.dat");
+    let entry = |name: &str, calls: i32, values: &[f32]| {
+        let mut bytes = (name.len() as i32).to_le_bytes().to_vec();
+        bytes.extend(name.as_bytes());
+        bytes.extend(calls.to_le_bytes());
+        bytes.extend((values.len() as i32).to_le_bytes());
+        values.iter().for_each(|x| bytes.extend(x.to_le_bytes()));
+        bytes
+    };
+    let head = [2i32.to_le_bytes().to_vec(), entry("a.weight", 7, &[1.0, 4.0]), entry("b.weight", 3, &[0.5])].concat();
+    let tail = [&9i32.to_le_bytes()[..], &4i32.to_le_bytes(), b"text"].concat();
+    fs::write(&path, [&head[..], &tail].concat()).unwrap();
+    let read = Importance::read(&path).unwrap();
+    assert_eq!(read.inputs["a.weight"], InputSums { squares: vec![1.0, 4.0], counts: vec![7.0] });
+    assert_eq!((read.inputs.len(), read.chunk_count, &read.datasets[..]), (2, 9, &["text".to_owned()][..]));
+    // The first ones ended here.
+    fs::write(&path, &head).unwrap();
+    assert_eq!(Importance::read(&path).unwrap().inputs, read.inputs);
+    for bytes in [&head[..head.len() - 1], &head[..9], b"a text, no matrix", b"\xFF\xFF\xFF\x7F"] {
+        fs::write(&path, bytes).unwrap();
+        let error = Importance::read(&path).unwrap_err().to_string();
+        assert!(error.contains("neither a GGUF file nor a whole `.dat`"), "{error}");
+    }
+    fs::write(&path, [1i32.to_le_bytes().to_vec(), entry("a", 1, &[f32::NAN])].concat()).unwrap();
+    let error = Importance::read(&path).unwrap_err().to_string();
+    assert!(error.contains("`a` has numbers that no sum of squares is"), "{error}");
+}
+
 /// Experts have an importance each.
 #[test]
 fn experts_are_weighed_one_by_one() {

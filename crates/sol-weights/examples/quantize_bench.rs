@@ -1,4 +1,4 @@
-//! How fast numbers are put into blocks, in one thread: `cargo run --release -p sol-weights --example quantize_bench`.
+//! How fast numbers are put into blocks, in one thread: `cargo run --release -p sol-weights --example quantize_bench [-- Q4_0]`.
 
 use std::time::Instant;
 
@@ -28,10 +28,10 @@ fn main() -> sol_weights::Result<()> {
         (state >> 8) as f32 / (1 << 24) as f32
     };
     let values: Vec<f32> = (0..NUMBERS).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
-    for dtype in TYPES {
+    for dtype in TYPES.into_iter().filter(|t| std::env::args().nth(1).is_none_or(|n| t.name() == n)) {
         let mut bytes = vec![0; dtype.bytes_for(NUMBERS).unwrap_or(0)];
         let mut best = f64::MAX;
-        for _ in 0..9 {
+        for _ in 0..30 {
             let start = Instant::now();
             quantize(dtype, &values, &[], &mut bytes)?;
             best = best.min(start.elapsed().as_secs_f64());

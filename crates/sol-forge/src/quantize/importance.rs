@@ -1,10 +1,15 @@
-//! Importance matrices: how strongly each column of each matrix is driven, in llama.cpp's GGUF format.
+//! Importance matrices: how strongly each column of each matrix is driven, in llama.cpp's GGUF format
+//! (its older one is read too).
 //!
 //! The error of a matrix product is the sum over columns of the weights' errors times the inputs, so a column whose inputs are
 //! large on a typical text deserves the smaller errors. For each matrix `NAME` the file has the sums of its inputs' squares
 //! (`NAME.in_sum2`, a row for each expert) over so many tokens (`NAME.counts`).
 
+mod dat;
+
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sol_weights::gguf::{Array, Existing, TensorInfo, Value, Writer};
@@ -48,9 +53,28 @@ impl Importance {
         Self { datasets, chunk_size, chunk_count, inputs, path: PathBuf::new() }
     }
 
-    /// Reads a file of llama-imatrix or of [`write`](Self::write). Fails for other files, for sums that are negative or not
-    /// finite, and for sums without counts.
+    /// Reads a file of llama-imatrix, also of the older kind (`.dat`), or of [`write`](Self::write). Fails for other files, for
+    /// sums that are negative or not finite, and for sums without counts.
     pub fn read(path: &Path) -> Result<Self> {
+        let refused = |problem: String| Error::Importance { path: path.to_owned(), problem };
+        let importance = if is_gguf(path) {
+            Self::read_gguf(path)?
+        } else {
+            let found = dat::read(path).map_err(|error| refused(format!("can not be read: {error}")))?;
+            found.ok_or_else(|| {
+                refused("it is neither a GGUF file nor a whole `.dat` of llama-imatrix; make one with `sol imatrix`".into())
+            })?
+        };
+        for (name, InputSums { squares, counts }) in &importance.inputs {
+            let sane = |x: &f32| x.is_finite() && *x >= 0.0;
+            if !squares.iter().chain(counts).all(sane) {
+                return Err(refused(format!("`{name}` has numbers that no sum of squares is")));
+            }
+        }
+        Ok(importance)
+    }
+
+    fn read_gguf(path: &Path) -> Result<Self> {
         let refused = |problem: String| Error::Importance { path: path.to_owned(), problem };
         let checkpoint = Checkpoint::open(path)?;
         let Metadata::Gguf(metadata) = checkpoint.metadata() else {
@@ -66,10 +90,6 @@ impl Importance {
             let counts = checkpoint.tensor(&format!("{name}{COUNTS}"));
             let counts = counts.ok_or_else(|| refused(format!("`{}` has no counts beside it", tensor.name)))?.to_f32()?;
             let squares = tensor.to_f32()?;
-            let sane = |x: &f32| x.is_finite() && *x >= 0.0;
-            if !squares.iter().chain(&counts).all(sane) {
-                return Err(refused(format!("`{}` has numbers that no sum of squares is", tensor.name)));
-            }
             if counts.is_empty() || !squares.len().is_multiple_of(counts.len()) {
                 return Err(refused(format!("`{}` has {} sums for {} counts", tensor.name, squares.len(), counts.len())));
             }
@@ -111,10 +131,9 @@ impl Importance {
 
     /// Refuses sums that can not be those of a matrix of this shape.
     pub(super) fn check(&self, tensor: &Tensor) -> Result<()> {
-        let Some(InputSums { squares, counts }) = self.inputs.get(&tensor.name) else { return Ok(()) };
+        let Some(InputSums { squares, .. }) = self.inputs.get(&tensor.name) else { return Ok(()) };
         let (columns, experts) = extents(tensor);
-        let sound = squares.len() == columns * counts.len() && (counts.len() == experts || counts.len() == 1);
-        if sound {
+        if squares.len() == columns || squares.len() == columns * experts {
             return Ok(());
         }
         let of = if experts > 1 { format!("{experts} experts of ") } else { String::new() };
@@ -152,6 +171,13 @@ impl Importance {
         }
         keys
     }
+}
+
+/// Whether a file begins as GGUF files do. (One that can not be read is said to be one, for the error of who reads those.)
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_err() || &magic == b"GGUF"
 }
 
 /// Columns, and how many matrices there are.

@@ -185,18 +185,24 @@ impl Pass<'_> {
 impl Errors {
     /// Sums in 32 bits over runs, in 64 over all: the errors of a run are alike.
     fn of(values: &[f32], back: &[f32]) -> Self {
-        const RUN: usize = 32;
+        const LANES: usize = 8;
+        const RUN: usize = 4;
         let mut total = Self::default();
-        for (values, back) in values.chunks(RUN).zip(back.chunks(RUN)) {
-            let (mut error, mut square) = ([0f32; 8], [0f32; 8]);
-            for (values, back) in values.chunks(8).zip(back.chunks(8)) {
-                for (i, (x, y)) in values.iter().zip(back).enumerate() {
-                    error[i] += (x - y) * (x - y);
-                    square[i] += x * x;
+        let (values, back) = (values.as_chunks::<LANES>(), back.as_chunks::<LANES>());
+        for (values, back) in values.0.chunks(RUN).zip(back.0.chunks(RUN)) {
+            let (mut error, mut square) = ([0f32; LANES], [0f32; LANES]);
+            for (x, y) in values.iter().zip(back) {
+                for i in 0..LANES {
+                    error[i] += (x[i] - y[i]) * (x[i] - y[i]);
+                    square[i] += x[i] * x[i];
                 }
             }
-            total.squared_error += error.iter().map(|&sum| f64::from(sum)).sum::<f64>();
-            total.squared += square.iter().map(|&sum| f64::from(sum)).sum::<f64>();
+            total.squared_error += f64::from(error.iter().sum::<f32>());
+            total.squared += f64::from(square.iter().sum::<f32>());
+        }
+        for (&x, &y) in values.1.iter().zip(back.1) {
+            total.squared_error += f64::from((x - y) * (x - y));
+            total.squared += f64::from(x * x);
         }
         total
     }

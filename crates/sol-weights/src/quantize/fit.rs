@@ -63,6 +63,17 @@ impl Symmetric {
     }
 }
 
+/// The number of the largest magnitude.
+#[inline(always)]
+pub(super) fn peak<const N: usize>(x: &[F8; N]) -> F8 {
+    let (mut low, mut high) = (F8::ZERO, F8::ZERO);
+    for x in x {
+        low = low.min(*x);
+        high = high.max(*x);
+    }
+    (F8::ZERO - low).less(high, high, low)
+}
+
 /// Where the largest number may weigh little, how far beyond the last level it is tried too.
 const FURTHER: [f32; 2] = [1.45, 2.1];
 
@@ -75,11 +86,7 @@ pub(super) fn symmetric<const N: usize, W: Weights>(
     tops: &[f32],
     rounds: usize,
 ) -> Symmetric {
-    let mut peak = F8::ZERO;
-    for x in x {
-        peak = peak.abs().less(x.abs(), *x, peak);
-    }
-    let inverse_peak = peak.inverse();
+    let inverse_peak = peak(x).inverse();
     let mut best = Symmetric { scale: F8::ZERO, stiffness: F8::ZERO, score: F8::ZERO };
     for &top in tops {
         best = best.better(symmetric_at(x, w, F8::all(top) * inverse_peak, levels));

@@ -99,6 +99,39 @@ impl F8 {
         out
     }
 
+    /// The nearest halves, ties to even; what is too large for one becomes the largest.
+    #[inline(always)]
+    pub(super) fn to_halves(self) -> [u16; LANES] {
+        // Below 2^-14 the steps of halves are those of a float between a half and one.
+        const SMALLEST: u32 = (127 - 14) << 23;
+        const HALF: f32 = 0.5;
+        let mut out = [0; LANES];
+        for i in 0..LANES {
+            let bits = self.0[i].to_bits();
+            let magnitude = f32::from_bits(bits & 0x7FFF_FFFF);
+            let magnitude = if magnitude > 65504.0 { 65504.0 } else { magnitude };
+            let small = (magnitude + HALF).to_bits().wrapping_sub(HALF.to_bits());
+            let even = magnitude.to_bits() >> 13 & 1;
+            let normal = magnitude.to_bits().wrapping_sub(112 << 23).wrapping_add(0xFFF + even) >> 13;
+            let half = if magnitude.to_bits() < SMALLEST { small } else { normal };
+            out[i] = (half | bits >> 16 & 0x8000) as u16;
+        }
+        out
+    }
+
+    /// Finite halves as floats.
+    #[inline(always)]
+    pub(super) fn of_halves(halves: [u16; LANES]) -> Self {
+        let mut out = Self::ZERO;
+        for i in 0..LANES {
+            let half = u32::from(halves[i]);
+            // Exponents begin 112 lower.
+            let magnitude = f32::from_bits((half & 0x7FFF) << 13) * f32::from_bits((127 + 112) << 23);
+            out.0[i] = f32::from_bits(magnitude.to_bits() | (half & 0x8000) << 16);
+        }
+        out
+    }
+
     /// The sum of all lanes.
     #[inline(always)]
     pub(super) fn sum(self) -> f32 {

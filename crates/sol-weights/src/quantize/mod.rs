@@ -23,7 +23,7 @@ use multiversion::multiversion;
 
 use crate::{DType, Error, Result};
 use lanes::LANES;
-use weights::{Alike, BySquares};
+use weights::Alike;
 
 /// Numbers that are encoded in one go: eight blocks of 32 or a superblock.
 const TILE: usize = 256;
@@ -111,7 +111,7 @@ fn q8_0(values: &[f32], out: &mut [u8]) {
 /// Formats of blocks of 32.
 macro_rules! small {
     ($($name:ident)*) => {$(
-        #[multiversion(targets("x86_64+avx2"))]
+        #[multiversion(targets("x86_64+avx2+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
             if importance.is_empty() {
                 tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, Alike), out));
@@ -122,36 +122,21 @@ macro_rules! small {
     )*};
 }
 
-/// Formats of blocks of 32 with a scale alone: errors weigh as the squares of their numbers. Their levels are so few that to weigh all
-/// alike cuts off the largest numbers, which costs more perplexity than it saves error (`docs/performance.md`).
-macro_rules! small_by_squares {
+/// Formats of blocks of 32 with a scale alone: errors weigh as the magnitudes of their numbers. Their levels are so few that to
+/// weigh all alike cuts off the largest numbers, which costs more perplexity than it saves error (`docs/performance.md`).
+macro_rules! small_by_magnitude {
     ($($name:ident)*) => {$(
-        #[multiversion(targets("x86_64+avx2"))]
+        #[multiversion(targets("x86_64+avx2+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2"))]
         fn $name(values: &[f32], importance: &[f32], out: &mut [u8]) {
             if importance.is_empty() {
-                tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, BySquares(&by_squares(x, &[1.0; TILE]))), out));
+                tiles(values, out, LANES, |x, out| blocks::$name(&blocks::eight(x, Alike).by_magnitude(), out));
             } else {
                 weighed_tiles(values, importance, out, LANES, |x, w, out| {
-                    blocks::$name(&blocks::eight(x, BySquares(&by_squares(x, w))), out);
+                    blocks::$name(&blocks::eight(x, w).by_magnitude(), out);
                 });
             }
         }
     )*};
-}
-
-/// Weights times the squares of the numbers, those in proportion to the largest, as they may be beyond what a float holds.
-#[inline(always)]
-fn by_squares(x: &[f32], weights: &[f32; TILE]) -> [f32; TILE] {
-    let mut peak = 0f32;
-    for x in x {
-        peak = if x.abs() > peak { x.abs() } else { peak };
-    }
-    let inverse = if peak > f32::MIN_POSITIVE { 1.0 / peak } else { 0.0 };
-    let mut out = *weights;
-    for (out, x) in out.iter_mut().zip(x) {
-        *out *= (x * inverse) * (x * inverse);
-    }
-    out
 }
 
 /// Formats of superblocks.
@@ -173,5 +158,5 @@ macro_rules! large {
 }
 
 small!(q4_1 q5_1 iq4_nl);
-small_by_squares!(q4_0 q5_0);
+small_by_magnitude!(q4_0 q5_0);
 large!(q2_k q3_k q4_k q5_k q6_k iq4_xs);

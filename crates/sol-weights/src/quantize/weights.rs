@@ -43,25 +43,16 @@ impl Source for Alike {
     }
 }
 
-/// Weights with the squares of the numbers among their factors.
+/// Weights with the magnitudes of the numbers among their factors.
 #[derive(Clone, Copy)]
-pub(super) struct BySquares<T>(pub(super) T);
+pub(super) struct ByMagnitude<const N: usize>(pub(super) [F8; N]);
 
-impl<T: Weights> Weights for BySquares<T> {
+impl<const N: usize> Weights for ByMagnitude<N> {
     const PEAKS_MATTER: bool = true;
 
     #[inline(always)]
     fn at(&self, i: usize) -> F8 {
-        self.0.at(i)
-    }
-}
-
-impl<T: Source> Source for BySquares<T> {
-    type Of<const N: usize> = BySquares<T::Of<N>>;
-
-    #[inline(always)]
-    fn eight<const N: usize>(self, at: usize) -> BySquares<T::Of<N>> {
-        BySquares(self.0.eight(at))
+        self.0[i]
     }
 }
 

@@ -11,6 +11,8 @@ mod machine;
 mod models;
 mod perplexity;
 mod quantize;
+#[cfg(target_os = "linux")]
+mod quantize_trouble;
 mod run;
 #[cfg(unix)]
 mod serve;
