@@ -133,6 +133,8 @@ impl Output {
         for start in (0..rows).step_by(rows_at_once) {
             let range = start..(start + rows_at_once).min(rows);
             let bytes = reader.read(range, threads)?;
+            // What has been read may go: a checkpoint is larger than memory.
+            from.iter().flat_map(|tensor| &tensor.parts).for_each(|part| part.tensor.bytes().release());
             // Before anything of it is used.
             checkpoint.intact()?;
             put(&bytes)?;
