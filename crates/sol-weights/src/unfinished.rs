@@ -53,6 +53,16 @@ impl Drop for Unfinished {
     }
 }
 
+/// Writes `header` and makes the file longer by so many bytes that are never written.
+pub(crate) fn outline(path: &Path, header: &[u8], data: u64) -> Result<()> {
+    let write = || {
+        let mut file = File::create_new(path)?;
+        file.write_all(header)?;
+        file.set_len(header.len() as u64 + data)
+    };
+    write().map_err(Error::io("write", path))
+}
+
 /// Bytes that may be written where `path` will be; `None` where the system does not say.
 #[cfg(unix)]
 pub fn free_space(path: &Path) -> Option<u64> {

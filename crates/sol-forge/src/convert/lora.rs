@@ -133,14 +133,20 @@ pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Resul
             (false, _) => None,
             // There they are the lengths of columns, which no row knows of.
             (true, _) if pair.embedding => {
-                let problem = format!("it is DoRA (use_dora) on the embedding table `{module}`, which is not supported; merge it with PEFT");
+                let problem = format!(
+                    "it is DoRA (use_dora) on the embedding table `{module}`, which is not supported; merge it with PEFT"
+                );
                 return Err(refused(problem).into());
             }
             (true, Some(lengths)) if lengths.shape == [rows] => Some(Arc::new(lengths.to_f32()?)),
             (true, Some(other)) => {
-                return Err(refused(format!("`{}` has the shape {:?}; {rows} lengths are needed", other.name, other.shape)).into());
+                return Err(
+                    refused(format!("`{}` has the shape {:?}; {rows} lengths are needed", other.name, other.shape)).into()
+                );
             }
-            (true, None) => return Err(refused(format!("`{module}` has no lora_magnitude_vector, which use_dora asks for")).into()),
+            (true, None) => {
+                return Err(refused(format!("`{module}` has no lora_magnitude_vector, which use_dora asks for")).into());
+            }
         };
         let (a, b, scale) = (Arc::new(a), Arc::new(b), scale(a_rows));
         let delta = Delta { a, b, rank: a_rows, scale, lengths, first: 0, own_first: 0, rows };

@@ -19,6 +19,7 @@ mod lora;
 mod rows;
 mod same;
 mod text;
+mod view;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,9 @@ use crate::{Error, Result};
 use directory::{Directory, Shards};
 pub use error::ConvertError;
 use layout::Item;
+pub(crate) use rows::Maker;
 use rows::{Content, HfTensor, Output, Part};
+pub(crate) use view::View;
 
 /// The types that a conversion writes, by the names of the command line.
 pub const TYPES: [(&str, DType); 4] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16), ("q8_0", DType::Q8_0)];
@@ -97,6 +100,9 @@ impl Order<'_> {
                 return Err(ConvertError::NoSuchType(self.dtype.unwrap_or(DType::F32)).into());
             }
             _ => {}
+        }
+        if crate::is_over(checkpoint.files(), self.out) {
+            return Err(Error::OverBase { path: self.out.to_owned() });
         }
         let description = describe(&checkpoint)?;
         let mut items = layout::items(&checkpoint, &description)?;

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::parse::{DEFAULT_ALIGNMENT, MAX_DIMENSIONS, MAX_NESTING};
 use super::{Array, Value};
 use crate::tensor::element_count;
-use crate::unfinished::{Unfinished, free_space};
+use crate::unfinished::{Unfinished, free_space, outline};
 use crate::{DType, Error, Result};
 
 /// GGML keeps names in 64 bytes, the last of them 0.
@@ -128,6 +128,13 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// A file with the header of these tensors and nothing in them: the system takes no space for it. For who makes tensors only
+/// when they are asked for. Fails as [`Writer::create`] does.
+pub fn write_outline(path: &Path, metadata: &[(String, Value)], tensors: &[TensorInfo]) -> Result<()> {
+    let Layout { header, parts } = layout(path, metadata, tensors)?;
+    outline(path, &header, parts.iter().map(|&(bytes, padding)| (bytes + padding) as u64).sum())
 }
 
 fn check_place(path: &Path, existing: Existing) -> Result<()> {

@@ -203,7 +203,7 @@ fn what_is_there_is_replaced_only_by_force_and_only_a_model() {
     assert!(error.contains("something else than a model"), "{error}");
     assert_eq!(fs::read(home.join("letters")).unwrap(), b"mine");
     let error = machine.run(&["upscale", "-m", "deep", "-r", "dus", "-o", "deep", "--force"]).error();
-    assert!(error.contains("deep is the base itself"), "{error}");
+    assert!(error.contains("deep is, or holds, what the result is made of"), "{error}");
     let hidden =
         fs::read_dir(machine.dir.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name().as_encoded_bytes()[0] == b'.');
     assert_eq!(hidden.count(), 0);
