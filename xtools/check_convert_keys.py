@@ -2,7 +2,7 @@
 """Holds the files of `sol convert` against those of llama.cpp's own converter: every key and every tensor.
 
     pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36   # and unpack it: the converter is in vendor/llama.cpp
-    pip install torch==2.8.0 transformers==4.56.2 safetensors==0.8.0 numpy==2.4.6
+    pip install torch==2.8.0 transformers==4.56.2 safetensors==0.8.0 numpy==2.4.6 sentencepiece==0.2.3
     python xtools/check_convert_keys.py LLAMA_CPP [--sol target/debug/sol] [--model SMOLLM2.gguf]
 
 Both convert the tiny checkpoints (without tokenizers: the converter knows those of published models only), each under names of

@@ -32,6 +32,7 @@ use crate::ctrl_c::{self, CtrlC, Patience};
     sol upscale -m phi-3-medium --recipe solar-pro --print\n  \
     sol upscale -m phi-3-medium -o solar --recipe solar-pro\n  \
     sol upscale -o deep.gguf --type f32 --recipe interleave --verify text.txt\n  \
+    sol upscale -m phi-3-medium.gguf -o solar --recipe solar-pro --type bf16\n  \
     sol upscale -m llama -o llama-48 --recipe dus --drop 8")]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -127,25 +127,3 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     assert!(outcome.stderr.contains("known are f32, f16, bf16, q8_0; `sol quantize` makes others"), "{}", outcome.stderr);
     assert_eq!(made(&machine), [""; 0]);
 }
-
-/// Ctrl-C ends it with 130 and leaves nothing, neither of a file nor of a directory.
-#[cfg(target_os = "linux")]
-#[test]
-fn an_interrupt_leaves_nothing() {
-    use std::process::{Command, Stdio};
-    use std::time::{Duration, Instant};
-
-    let machine = Machine::new();
-    // Large enough to be caught: 270 MB as F32.
-    let synth = ["synth", "--like", "smollm2", "--layers", "12", "--type", "bf16", "-o", "large"];
-    machine.run(&synth).ok();
-    let mut command = machine.sol(&["convert", "-m", "large", "-o", "out", "--type", "f32", "--threads", "1"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
-    while made(&machine).is_empty() && start.elapsed() < Duration::from_secs(20) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let code = child.wait().unwrap().code();
-    assert_eq!((code, made(&machine)), (Some(130), vec![]));
-}
