@@ -1,7 +1,7 @@
 //! A file that appears whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,12 +53,15 @@ impl Drop for Unfinished {
     }
 }
 
-/// Writes `header` and makes the file longer by so many bytes that are never written.
-pub(crate) fn outline(path: &Path, header: &[u8], data: u64) -> Result<()> {
+/// Makes a file of so many bytes and writes only these, each from an offset on.
+pub(crate) fn outline(path: &Path, written: &[(u64, &[u8])], len: u64) -> Result<()> {
     let write = || {
         let mut file = File::create_new(path)?;
-        file.write_all(header)?;
-        file.set_len(header.len() as u64 + data)
+        for (at, bytes) in written {
+            file.seek(SeekFrom::Start(*at))?;
+            file.write_all(bytes)?;
+        }
+        file.set_len(len)
     };
     write().map_err(Error::io("write", path))
 }

@@ -6,7 +6,7 @@ use std::thread;
 
 use sol_weights::{Checkpoint, DType, Format, gguf, safetensors};
 
-use super::rows::Maker;
+use super::rows::{Content, Maker, Output};
 use super::{ConvertError, Order, Plan, SHARD_BYTES, Target};
 use crate::Result;
 
@@ -31,7 +31,16 @@ impl View {
         };
         let plan = Order { source: path, out: &out, dtype, lora: &[], shard_bytes: SHARD_BYTES }.plan()?;
         match &plan.target {
-            Target::Gguf(metadata) => gguf::write_outline(&out, metadata, &plan.tensors().cloned().collect::<Vec<_>>())?,
+            Target::Gguf(metadata) => {
+                let infos: Vec<_> = plan.tensors().cloned().collect();
+                let exactly = |output: &'_ Output| match &output.content {
+                    Content::Exactly(values) => Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+                    Content::Rows { .. } => None,
+                };
+                let contents: Vec<(&str, Vec<u8>)> =
+                    plan.outputs.iter().filter_map(|output| Some((output.info.name.as_str(), exactly(output)?))).collect();
+                gguf::write_outline(&out, metadata, &infos, &contents)?;
+            }
             Target::Hf(files) => {
                 let header: Vec<_> = plan.tensors().map(|info| (info.name.as_str(), info.dtype, info.shape.as_slice())).collect();
                 safetensors::write_outline(&out, &header)?;

@@ -185,22 +185,29 @@ impl Job<'_> {
         let (hashes, sources) = with_hashed_sources(files, || {
             let mut flow = Flow { base, stop, progress, written: 0, known: HashMap::new() };
             let mut hashes = Vec::new();
-            for (shard, name) in shards.iter().zip(&names) {
-                if let Some(known) = building.finished(name) {
-                    reused += 1;
-                    hashes.extend(known);
-                    flow.written += shard.iter().map(|target| target.byte_len()).sum::<u64>();
-                    continue;
+            // A shard goes to the disk while the next is made.
+            thread::scope(|scope| {
+                let mut last: Option<Last<'_, '_>> = None;
+                for (shard, name) in shards.iter().zip(&names) {
+                    if let Some(known) = building.finished(name) {
+                        reused += 1;
+                        hashes.extend(known);
+                        flow.written += shard.iter().map(|target| target.byte_len()).sum::<u64>();
+                        continue;
+                    }
+                    let header: Vec<_> =
+                        shard.iter().map(|target| (target.name.as_str(), target.dtype, target.shape.as_slice())).collect();
+                    let mut writer = safetensors::Writer::create(&building.path(name), &header)?;
+                    let of_shard = flow.all(shard, &mut |bytes| Ok(writer.write(bytes)?));
+                    // Also where this one failed: the next run can use it.
+                    settle(last.take(), &mut building)?;
+                    let of_shard = of_shard?;
+                    base.source().unchanged()?;
+                    hashes.extend(of_shard.iter().cloned());
+                    last = Some((scope.spawn(move || writer.finish()), name, of_shard));
                 }
-                let header: Vec<_> =
-                    shard.iter().map(|target| (target.name.as_str(), target.dtype, target.shape.as_slice())).collect();
-                let mut writer = safetensors::Writer::create(&building.path(name), &header)?;
-                let of_shard = flow.all(shard, &mut |bytes| Ok(writer.write(bytes)?))?;
-                base.source().unchanged()?;
-                writer.finish()?;
-                building.finish(name, &of_shard)?;
-                hashes.extend(of_shard);
-            }
+                settle(last, &mut building)
+            })?;
             Ok(hashes)
         })?;
         base.source().unchanged()?;
@@ -314,6 +321,17 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// A shard that is being synchronised: its name and the hashes of its tensors.
+type Last<'scope, 'a> = (thread::ScopedJoinHandle<'scope, sol_weights::Result<()>>, &'a str, Vec<(String, String)>);
+
+/// Waits until a shard is on the disk, and notes that it is.
+fn settle(last: Option<Last<'_, '_>>, building: &mut Building) -> Result<()> {
+    let Some((finish, name, hashes)) = last else { return Ok(()) };
+    let ended = || Error::Io { path: building.path(name), cause: io::Error::other("the thread that synchronises ended") };
+    finish.join().map_err(|_| ended())??;
+    building.finish(name, &hashes)
 }
 
 /// Tensors on their way from the base to a file.

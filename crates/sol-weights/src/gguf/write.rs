@@ -130,11 +130,22 @@ impl Writer {
     }
 }
 
-/// A file with the header of these tensors and nothing in them: the system takes no space for it. For who makes tensors only
-/// when they are asked for. Fails as [`Writer::create`] does.
-pub fn write_outline(path: &Path, metadata: &[(String, Value)], tensors: &[TensorInfo]) -> Result<()> {
+/// A file with the header of these tensors and nothing in them but these `contents` (by name; hyper-parameters are tensors too):
+/// the system takes no space for the rest. For who makes tensors only when they are asked for. Fails as [`Writer::create`] does.
+pub fn write_outline(
+    path: &Path,
+    metadata: &[(String, Value)],
+    tensors: &[TensorInfo],
+    contents: &[(&str, Vec<u8>)],
+) -> Result<()> {
     let Layout { header, parts } = layout(path, metadata, tensors)?;
-    outline(path, &header, parts.iter().map(|&(bytes, padding)| (bytes + padding) as u64).sum())
+    let mut end = header.len() as u64;
+    let mut written = vec![(0, header.as_slice())];
+    for (info, (bytes, padding)) in tensors.iter().zip(parts) {
+        written.extend(contents.iter().filter(|(name, _)| *name == info.name).map(|(_, bytes)| (end, bytes.as_slice())));
+        end += (bytes + padding) as u64;
+    }
+    outline(path, &written, end)
 }
 
 fn check_place(path: &Path, existing: Existing) -> Result<()> {

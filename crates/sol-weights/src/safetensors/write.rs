@@ -69,7 +69,7 @@ impl Writer {
 pub fn write_outline(path: &Path, tensors: &[(&str, DType, &[usize])]) -> Result<()> {
     let (header, data) = header(path, tensors)?;
     let head = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
-    outline(path, &head, data as u64)
+    outline(path, &[(0, &head)], (head.len() + data) as u64)
 }
 
 /// The header and the number of bytes that follow it.
