@@ -2,7 +2,9 @@
 //!
 //! 1. `layout`: which tensors there are, under both names. 2. `lora`: what adapters add to them. 3. `rows`: their rows, read
 //!    where they lie, put in order, added to and encoded. 4. `keys` and `config`: hyper-parameters in each format's words.
-//!    5. `same`: both say the same. 6. `text`: tokenizer and chat template; `about`: name, licence, tags. 7. `directory`: a directory that appears whole.
+//!    5. `same`: both say the same. 6. `text`: tokenizer and chat template; `about`: name, licence, tags. 7. `directory`: a
+//!    directory that appears whole.
+//!    8. `view`: a checkpoint seen in the other format, for who makes something else of it.
 //!
 //! What the formats store differently, after llama.cpp's converter: Llama's and Solar's queries and keys have the halves of each
 //! head interleaved in GGUF, Gemma's norms have 1 added, experts are stacked, vectors and routers are F32. All of it is undone

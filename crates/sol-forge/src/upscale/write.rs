@@ -359,7 +359,8 @@ impl Flow<'_> {
                     if (self.stop)() {
                         return Err(Error::Interrupted);
                     }
-                    put(&bytes)?;
+                    // Of a file that became shorter the system can not even take bytes to write: say that.
+                    put(&bytes).map_err(|error| self.base.source().unchanged().err().map_or(error, Error::from))?;
                     bytes.intact()?;
                     self.written += bytes.len() as u64;
                     (self.progress)(self.written);
