@@ -157,7 +157,7 @@ def main() -> None:
         run(sol, "convert", "-q", "-m", base, "-o", file)
         for source in (base, file):
             print(f"from {source.name}")
-            out = scratch / f"solar-of-{source.name}"
+            out = scratch / f"solar-of-{source.name.replace('.', '-')}"
             run(sol, "upscale", "-q", "-m", source, "-r", "solar-pro", "-o", out)
             config = check_config(out / "config.json", options.vllm_config)
             tensors = load_file(out / "model.safetensors")
@@ -174,7 +174,7 @@ def main() -> None:
             distance = (same - expected).abs().max().item()
             ours = (logits_of(sol, one, ids, scratch) - expected).abs().max().item()
             report(f"bskcn_tv 1: PyTorch's Solar and transformers' Phi-3 differ by {distance:.1e}, sol by {ours:.1e}", max(distance, ours) < 1e-4)
-        both = [load_file(scratch / f"solar-of-{name}/model.safetensors") for name in ("phi3", "phi3.gguf")]
+        both = [load_file(scratch / f"solar-of-{name}/model.safetensors") for name in ("phi3", "phi3-gguf")]
         report("both have the same tensors", all(torch.equal(tensor, both[1][name]) for name, tensor in both[0].items()))
         for name in ("llama", "llama3", "phi3", "phi3-longrope", "phimoe", "gemma2"):
             out = scratch / "other"
