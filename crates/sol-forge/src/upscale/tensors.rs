@@ -8,8 +8,8 @@ use super::config::windows_differ;
 use super::{Layer, Plan};
 use crate::{Error, Result};
 
-/// Bytes of the base that are in hand at once, about.
-const CHUNK: usize = 8 << 20;
+/// Bytes of the base that are in hand at once, about: few enough to be in a cache still when they are hashed.
+const CHUNK: usize = 1 << 20;
 
 /// A tensor of the result.
 #[derive(Clone, Debug, PartialEq)]
