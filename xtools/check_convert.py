@@ -55,8 +55,8 @@ def main() -> None:
             if have["llama_cpp"]:
                 check_llama_tokens(options.sol, DATA / name, scratch)
         if have["peft"]:
-            for name in ("llama", "phi3", "gemma2"):
-                check_peft(options.sol, DATA / "models" / name, scratch / f"peft-{name}")
+            for name, dora in [(name, dora) for name in ("llama", "phi3", "gemma2") for dora in (False, True)]:
+                check_peft(options.sol, DATA / "models" / name, scratch / f"peft-{name}-{dora}", dora)
     sys.exit(bool(FAILED))
 
 
@@ -211,8 +211,8 @@ def check_llama(sol: Path, source: Path, file: Path) -> None:
     report("llama.cpp", source, f"logits within {worst:.1e}", worst < limit)
 
 
-def check_peft(sol: Path, source: Path, scratch: Path) -> None:
-    """An adapter as PEFT saves it, merged by PEFT and by us."""
+def check_peft(sol: Path, source: Path, scratch: Path, dora: bool) -> None:
+    """An adapter as PEFT saves it, merged by PEFT and by us. DoRA's is not for embedding tables."""
     import torch
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file
@@ -220,12 +220,21 @@ def check_peft(sol: Path, source: Path, scratch: Path) -> None:
 
     torch.manual_seed(0)
     fused = json.loads((source / "config.json").read_text())["model_type"] == "phi3"
-    targets = ["qkv_proj", "down_proj"] if fused else ["q_proj", "v_proj", "up_proj", "embed_tokens"]
+    targets = ["qkv_proj", "down_proj"] if fused else ["q_proj", "v_proj", "up_proj"] + ["embed_tokens"] * (not dora)
     model = AutoModelForCausalLM.from_pretrained(source, torch_dtype=torch.float32)
     settings = LoraConfig(
-        r=4, lora_alpha=6, target_modules=targets, use_rslora=not fused, alpha_pattern={targets[0]: 3}, init_lora_weights=False
+        r=4,
+        lora_alpha=6,
+        target_modules=targets,
+        use_rslora=not fused,
+        use_dora=dora,
+        alpha_pattern={targets[0]: 3},
+        init_lora_weights=False,
     )
     model = get_peft_model(model, settings)
+    for name, weight in model.named_parameters():
+        if "lora_magnitude_vector" in name:
+            weight.data *= torch.rand_like(weight) + 0.5
     model.save_pretrained(scratch / "adapter")
     convert(sol, source, scratch / "merged", "--lora", scratch / "adapter")
     merged = model.merge_and_unload().state_dict()
@@ -233,7 +242,7 @@ def check_peft(sol: Path, source: Path, scratch: Path) -> None:
     plain = load_file(source / "model.safetensors")
     worst = max(float((merged[name] - tensor).abs().max()) for name, tensor in ours.items())
     changed = sum(not torch.equal(plain[name], tensor) for name, tensor in ours.items())
-    report("peft", source, f"{changed} of {len(ours)} tensors changed, all within {worst:.1e}", worst < 1e-5 and changed > 0)
+    report("peft", source, f"{'DoRA' if dora else 'LoRA'}: {changed} of {len(ours)} tensors changed, all within {worst:.1e}", worst < 1e-5 and changed > 0)
 
 
 def check_tokenizer(source: Path, back: Path) -> None:

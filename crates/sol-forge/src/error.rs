@@ -106,7 +106,7 @@ pub enum Error {
         needs: &'static str,
     },
     /// The result would replace what it is made of.
-    #[error("{} is the base itself; write the result elsewhere", path.display())]
+    #[error("{} is, or holds, what the result is made of; write it elsewhere", path.display())]
     OverBase {
         /// Both.
         path: PathBuf,

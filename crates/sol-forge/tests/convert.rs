@@ -204,3 +204,48 @@ fn a_source_that_changes_makes_no_result() {
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+/// What the card, the configs and the directory's name say, as llama.cpp's converter writes it.
+#[test]
+fn a_file_says_what_the_card_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("tiny-llama-1k-instruct-v1.5");
+    fs::create_dir(&source).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(data("models/llama").join(file), source.join(file)).unwrap();
+    }
+    let card = "---\nlicense: other\nlicense_name: mine\nlanguage:\n- en\n- no\ntags:\n- a\n- b\npipeline_tag: text-generation\n\
+                base_model: microsoft/Phi-3-medium-4k-instruct\ndatasets: [https://huggingface.co/datasets/x]\n---\n# Tiny\n";
+    fs::write(source.join("README.md"), card).unwrap();
+    let generation = r#"{ "temperature": 0.5, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.1, "do_sample": true }"#;
+    fs::write(source.join("generation_config.json"), generation).unwrap();
+    let out = dir.path().join("a.gguf");
+    convert(&source, &out, None).unwrap();
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    let sol_weights::Metadata::Gguf(meta) = checkpoint.metadata() else { panic!() };
+    for (key, expected) in [
+        ("name", "Tiny Llama 1k Instruct v1.5"),
+        ("basename", "tiny-llama"),
+        ("finetune", "1k-instruct"),
+        ("version", "v1.5"),
+        ("license", "other"),
+        ("license.name", "mine"),
+        ("base_model.0.name", "Phi 3 Medium 4k Instruct"),
+        ("base_model.0.organization", "Microsoft"),
+        ("base_model.0.repo_url", "https://huggingface.co/microsoft/Phi-3-medium-4k-instruct"),
+        ("dataset.0.repo_url", "https://huggingface.co/datasets/x"),
+    ] {
+        assert_eq!(meta.str(&format!("general.{key}")), Some(expected), "{key}");
+    }
+    assert_eq!(meta.strings("general.tags").unwrap(), ["a", "b", "text-generation"]);
+    assert_eq!(meta.strings("general.languages").unwrap(), ["en", "no"]);
+    assert_eq!(meta.u64("general.base_model.count"), Some(1));
+    let number = |key: &str| meta.get(&format!("general.sampling.{key}")).map(ToString::to_string);
+    assert_eq!((number("temp"), number("top_k")), (Some("0.5".into()), Some("40".into())));
+    assert_eq!((number("top_p"), number("penalty_repeat")), (Some("0.9".into()), Some("1.1".into())));
+
+    // What is no YAML costs the card, not the conversion.
+    fs::write(source.join("README.md"), "---\nlicense: [\n---\n").unwrap();
+    let order = Order { source: &source, out: &dir.path().join("b.gguf"), dtype: None, lora: &[], shard_bytes: SHARD_BYTES };
+    assert!(order.plan().unwrap().notes().iter().any(|note| note.contains("front matter")));
+}

@@ -17,7 +17,7 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|i| (((i + seed) * 7919 % 1009) as f32 - 504.0) / 2000.0).collect()
 }
 
-/// An adapter of these tensors (name after `base_model.model.`, shape).
+/// An adapter of these tensors (name after `base_model.model.`, shape; of a vector `[n, 1]`).
 fn adapter(dir: &Path, config: Value, tensors: &[(&str, [usize; 2])]) {
     fs::create_dir_all(dir).unwrap();
     fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
@@ -29,8 +29,12 @@ fn adapter(dir: &Path, config: Value, tensors: &[(&str, [usize; 2])]) {
             (format!("base_model.model.{name}"), *shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())
         })
         .collect();
-    let list: Vec<(&str, DType, &[usize], &[u8])> =
-        made.iter().map(|(name, shape, bytes)| (name.as_str(), DType::F32, &shape[..], &bytes[..])).collect();
+    let list: Vec<(&str, DType, &[usize], &[u8])> = made
+        .iter()
+        .map(|(name, shape, bytes)| {
+            (name.as_str(), DType::F32, &shape[..if name.ends_with("vector") { 1 } else { 2 }], &bytes[..])
+        })
+        .collect();
     safetensors::write(&dir.join("adapter_model.safetensors"), &list).unwrap();
 }
 
@@ -107,6 +111,34 @@ fn deltas_are_added_to_their_rows() {
     }
 }
 
+/// DoRA: the direction of the row with the delta, the length that the adapter says. In Phi-3's fused rows, too.
+#[test]
+fn rows_get_the_lengths_of_dora() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let config = json!({ "peft_type": "LORA", "lora_alpha": 2, "r": 2, "use_dora": true });
+    for (model, module, tensor, first, [rows, cols]) in [
+        ("llama", Q, format!("{Q}.weight"), 0, [36, 36]),
+        ("phi3", "model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.qkv_proj.weight".into(), 40, [8, 40]),
+    ] {
+        let names = ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"].map(|name| format!("{module}.{name}"));
+        adapter(&path(model), config.clone(), &[(&names[0], [2, cols]), (&names[1], [rows, 2]), (&names[2], [rows, 1])]);
+        let out = path(&format!("{model}-out"));
+        merge(&data(model), &out, &path(model)).unwrap();
+        let delta = product(&numbers(rows * 2, 31), &numbers(2 * cols, 0), 2, 1.0);
+        let lengths = numbers(rows, 62);
+        let [before, after] = [data(model), out].map(|dir| values(&dir, &tensor)[first * cols..][..rows * cols].to_vec());
+        for (row, wanted) in lengths.into_iter().enumerate() {
+            let at = row * cols..(row + 1) * cols;
+            let sum: Vec<f64> = before[at.clone()].iter().zip(&delta[at.clone()]).map(|(w, d)| f64::from(*w) + d).collect();
+            let length = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+            for (expected, found) in sum.iter().zip(&after[at]) {
+                assert!((expected * f64::from(wanted) / length - f64::from(*found)).abs() < 1e-6, "{model}");
+            }
+        }
+    }
+}
+
 fn plain_gguf(dir: &Path) -> PathBuf {
     let out = dir.join("plain.gguf");
     if !out.exists() {
@@ -172,7 +204,14 @@ fn adapters_that_do_not_fit_are_refused() {
     assert!(error(&lora, &[("model.extra.weight", [2, 36])]).contains("the model has no tensor `model.extra.weight`"));
     assert!(error(&lora, &[("model.embed_tokens.weight", [103, 36])]).contains("[103, 36], the model's has [101, 36]"));
     let dora = json!({ "peft_type": "LORA", "lora_alpha": 2, "use_dora": true });
-    assert!(of(&dora, pair(Q, 36, 36)).contains("DoRA"));
+    assert!(of(&dora, pair(Q, 36, 36)).contains("has no lora_magnitude_vector, which use_dora asks for"));
+    let [(a, a_shape), (b, b_shape)] = pair(Q, 36, 36);
+    let lengths = format!("{Q}.lora_magnitude_vector");
+    let e = error(&dora, &[(&a, a_shape), (&b, b_shape), (&lengths, [35, 1])]);
+    assert!(e.contains("has the shape [35]; 36 lengths are needed"), "{e}");
+    assert!(error(&lora, &[(&a, a_shape), (&b, b_shape), (&lengths, [36, 1])]).contains("a kind of LoRA that is not supported"));
+    let table = ["A", "B"].map(|which| format!("model.embed_tokens.lora_embedding_{which}"));
+    assert!(error(&dora, &[(&table[0], [2, 101]), (&table[1], [36, 2])]).contains("DoRA (use_dora) on the embedding table"));
     assert!(of(&json!({ "peft_type": "IA3" }), pair(Q, 36, 36)).contains("only LORA can be merged"));
     let pattern = json!({ "peft_type": "LORA", "lora_alpha": 2, "alpha_pattern": { "v_.*": 3 } });
     assert!(of(&pattern, pair(Q, 36, 36)).contains("alpha_pattern `v_.*`"));

@@ -190,3 +190,82 @@ fn a_base_that_changes_meanwhile_is_noticed() {
     assert!(matches!(result, Err(Error::Weights(sol_weights::Error::ChangedInUse { .. }))), "{result:?}");
     assert_eq!(names(dir.path()), ["base"]);
 }
+
+/// All tensors by name: type, shape, bytes.
+fn contents(path: &Path) -> Vec<(String, DType, Vec<usize>, Vec<u8>)> {
+    let checkpoint = Checkpoint::open(path).unwrap();
+    let mut all: Vec<_> = checkpoint.tensors().map(|t| (t.name.clone(), t.dtype, t.shape.clone(), t.bytes().to_vec())).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+/// A base of the other format gives what the same base in the result's format gives, to the bit: queries turned or not, norms
+/// with 1 more or not, experts stacked or not, Phi-3's projections split in both.
+#[test]
+fn a_base_may_be_of_the_other_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let skips = "skips = [[1, 2]]\n[[slices]]\nlayers = [0, 2]\n[[slices]]\nlayers = [1, 2]\n";
+    for (model, recipe) in
+        [("llama", "stack"), ("llama3", skips), ("phi3", "stack"), ("phi3", skips), ("phimoe", "stack"), ("gemma2", "stack")]
+    {
+        let path = |what: &str| dir.path().join(format!("{model}{}{what}", recipe.len()));
+        let (hf, gguf) = (fixture("models").join(model), path("base.gguf"));
+        let order = sol_forge::convert::Order { source: &hf, out: &gguf, dtype: None, lora: &[], shard_bytes: u64::MAX };
+        order.plan().unwrap().write(Existing::Refuse, 1, &|| false, &mut |_| {}).unwrap();
+        let up = |source: &Path, out: &Path| {
+            let base = Base::open_for(source, out, None).unwrap();
+            let plan = match recipe {
+                "stack" => Recipe::Stack { times: 2 }.plan(base.layers()).unwrap(),
+                text => sol_forge::upscale::toml::read(text, "r.toml", base.layers()).unwrap(),
+            };
+            let report = write(Order { base: &base, base_name: "base", plan: &plan, float: None, shard_bytes: 20_000 }, out);
+            report.check(out, &|| false, &mut |_| {}).unwrap();
+            assert!(report.sources.iter().all(|file| source.join(&file.name).exists() || source.ends_with(&file.name)));
+        };
+        let [a, b, c, d] = ["a", "b", "c.gguf", "d.gguf"].map(path);
+        up(&hf, &a);
+        up(&gguf, &b);
+        // A Gemma norm of the file has 1 more, for which it gave up its last digits.
+        let but_norms = |path: &Path| {
+            let mut all = contents(path);
+            all.retain(|(name, ..)| model != "gemma2" || !name.contains("norm"));
+            all
+        };
+        assert!(but_norms(&a) == but_norms(&b), "{model} to a directory");
+        up(&hf, &c);
+        up(&gguf, &d);
+        assert!(contents(&c) == contents(&d), "{model} to a file");
+    }
+}
+
+/// Blocks are decoded on the way where a float is asked for, else refused.
+#[test]
+fn a_quantised_base_becomes_a_directory_of_floats() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (fixture("gguf/llama-q4_k/model.gguf"), dir.path().join("a"));
+    let error = Base::open_for(&source, &out, None).unwrap_err().to_string();
+    assert!(error.contains("is stored as Q4_K") && error.contains("--type f32, f16 or bf16"), "{error}");
+    let base = Base::open_for(&source, &out, Some(DType::F32)).unwrap();
+    let plan = Recipe::Identity { layers: Some(2 * base.layers()) }.plan(base.layers()).unwrap();
+    write(Order { float: Some(DType::F32), ..order(&base, &plan) }, &out);
+    let (before, after) = (Checkpoint::open(&source).unwrap(), Checkpoint::open(&out).unwrap());
+    let [before, after] = [tensor(&before, "blk.0.ffn_down.weight"), tensor(&after, "model.layers.0.mlp.down_proj.weight")];
+    assert_eq!(before.to_f32().unwrap(), after.to_f32().unwrap());
+    assert_eq!(names(dir.path()), ["a"]);
+}
+
+/// A directory with its own base in it is not replaced, not even where that is asked for.
+#[test]
+fn a_result_does_not_take_the_place_of_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("model.gguf");
+    fs::copy(fixture("gguf/llama/model.gguf"), &source).unwrap();
+    fs::write(dir.path().join("config.json"), "{}").unwrap();
+    let base = Base::open_for(&source, dir.path(), None).unwrap();
+    let plan = Recipe::Stack { times: 2 }.plan(base.layers()).unwrap();
+    let result = order(&base, &plan).job().unwrap().write(dir.path(), Existing::Replace, &|| false, &mut |_| {});
+    assert!(matches!(result, Err(Error::OverBase { .. })));
+    let order = sol_forge::convert::Order { source: &source, out: dir.path(), dtype: None, lora: &[], shard_bytes: u64::MAX };
+    assert!(matches!(order.plan(), Err(Error::OverBase { .. })));
+    assert_eq!(names(dir.path()), ["config.json", "model.gguf"]);
+}

@@ -1,10 +1,12 @@
 //! A file that appears whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use crate::{Error, Result};
 
@@ -15,6 +17,39 @@ pub(crate) struct Unfinished {
     out: BufWriter<File>,
     path: PathBuf,
     unfinished: PathBuf,
+    /// Bytes that have come since the flusher was told.
+    since: u64,
+    flusher: Option<Flusher>,
+}
+
+/// Bytes after which those that have come are sent to the disk, while more come.
+const AHEAD: u64 = 128 << 20;
+
+/// A thread that sends a file to the disk as often as it is told, so that the end of a large file need not wait for all of it.
+#[derive(Debug)]
+struct Flusher {
+    more: SyncSender<()>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Flusher {
+    fn start(file: &File) -> io::Result<Self> {
+        let file = file.try_clone()?;
+        let (more, told) = sync_channel(1);
+        let thread = thread::Builder::new().spawn(move || {
+            while told.recv().is_ok() {
+                file.sync_data()?;
+            }
+            Ok(())
+        })?;
+        Ok(Self { more, thread })
+    }
+
+    /// Waits for its last work. An error of the disk is told once: if not to this thread, then to nobody.
+    fn end(self) -> io::Result<()> {
+        drop(self.more);
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that writes ahead ended")))
+    }
 }
 
 impl Unfinished {
@@ -26,7 +61,7 @@ impl Unfinished {
         // Its ending keeps it from passing for a checkpoint where a killed program left it.
         let unfinished = path.with_file_name(format!(".{file_name}.{}-{serial}.tmp", process::id()));
         let out = BufWriter::new(File::create_new(&unfinished).map_err(Error::io("write", path))?);
-        Ok(Self { out, path: path.to_owned(), unfinished })
+        Ok(Self { out, path: path.to_owned(), unfinished, since: 0, flusher: None })
     }
 
     /// Where the file will be.
@@ -36,12 +71,29 @@ impl Unfinished {
 
     /// Appends bytes.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(Error::io("write", &self.path))
+        self.out.write_all(bytes).and_then(|()| self.ahead(bytes.len())).map_err(Error::io("write", &self.path))
+    }
+
+    /// Sees that what has come is on its way to the disk.
+    fn ahead(&mut self, bytes: usize) -> io::Result<()> {
+        self.since += bytes as u64;
+        if self.since >= AHEAD {
+            self.since = 0;
+            let flusher = match self.flusher.take() {
+                Some(flusher) => flusher,
+                None => Flusher::start(self.out.get_ref())?,
+            };
+            // One that is still at work, or has failed, need not be told.
+            let _ = flusher.more.try_send(());
+            self.flusher = Some(flusher);
+        }
+        Ok(())
     }
 
     /// Puts the file in its place, over a file that is there.
     pub(crate) fn finish(mut self) -> Result<()> {
-        let done = self.out.flush().and_then(|()| self.out.get_ref().sync_all());
+        let ahead = self.flusher.take().map_or(Ok(()), Flusher::end);
+        let done = ahead.and_then(|()| self.out.flush()).and_then(|()| self.out.get_ref().sync_all());
         done.and_then(|()| fs::rename(&self.unfinished, &self.path)).map_err(Error::io("write", &self.path))
     }
 }
@@ -51,6 +103,19 @@ impl Drop for Unfinished {
         // Best effort, and nothing is there once the file is in its place.
         let _: io::Result<()> = fs::remove_file(&self.unfinished);
     }
+}
+
+/// Makes a file of so many bytes and writes only these, each from an offset on.
+pub(crate) fn outline(path: &Path, written: &[(u64, &[u8])], len: u64) -> Result<()> {
+    let write = || {
+        let mut file = File::create_new(path)?;
+        for (at, bytes) in written {
+            file.seek(SeekFrom::Start(*at))?;
+            file.write_all(bytes)?;
+        }
+        file.set_len(len)
+    };
+    write().map_err(Error::io("write", path))
 }
 
 /// Bytes that may be written where `path` will be; `None` where the system does not say.

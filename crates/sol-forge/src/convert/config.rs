@@ -45,7 +45,11 @@ pub(super) fn config(spec: &DecoderSpec, meta: &gguf::Metadata, dtype: DType) ->
     set("attention_dropout", json!(0.0));
     set("initializer_range", json!(0.02));
     set("use_cache", json!(true));
-    let scaling = rope_scaling(&spec.rope, spec.context, spec.architecture == "phimoe")?;
+    let mut scaling = rope_scaling(&spec.rope, spec.context, spec.architecture == "phimoe")?;
+    if spec.architecture == "solar" {
+        // Its class refuses more than type and factor.
+        scaling.as_object_mut().and_then(|scaling| scaling.shift_remove("rope_type"));
+    }
     match spec.architecture {
         "gemma2" => {
             set("hidden_activation", json!(activation));

@@ -31,7 +31,7 @@ pub(super) fn hyperparameters(spec: &DecoderSpec, config: &Json) -> (Vec<(String
         ("attention.layer_norm_rms_epsilon", Value::F32(eps)),
     ];
     let explicit_heads = !config["head_dim"].is_null() || heads * head_dim != spec.hidden;
-    if explicit_heads || architecture == "gemma2" {
+    if explicit_heads || matches!(architecture, "gemma2" | "llama") {
         keys.extend([("attention.key_length", count(head_dim)), ("attention.value_length", count(head_dim))]);
     }
     if architecture != "gemma2" {

@@ -1,7 +1,7 @@
 //! LoRA adapters as PEFT saves them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! A matrix W of `[out, in]` becomes `W + scale * (B @ A)`, computed in f32; scale is alpha / r, or alpha / sqrt(r) where the
-//! config has `use_rslora`. Tensors that an adapter brings whole (`modules_to_save`) take the place of the model's.
+//! A matrix W of `[out, in]` becomes `V = W + scale * (B @ A)`, computed in f32; scale is alpha / r, or alpha / sqrt(r) where the
+//! config has `use_rslora`. Where it has `use_dora`, each row of V is given the length that `lora_magnitude_vector` has for it. Tensors that an adapter brings whole (`modules_to_save`) take the place of the model's.
 //! `fan_in_fan_out` speaks of weights stored the other way round, which none of these models has; PEFT ignores it then too.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ pub(super) struct Delta {
     b: Arc<Vec<f32>>,
     rank: usize,
     scale: f32,
+    /// DoRA's `[out]`: the lengths of rows.
+    lengths: Option<Arc<Vec<f32>>>,
     /// The first of the matrix's rows that it changes, its own row for that, and how many.
     first: usize,
     own_first: usize,
@@ -42,14 +44,21 @@ impl Delta {
             sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += factor * a);
         }
         values.iter_mut().zip(sum).for_each(|(value, sum)| *value += self.scale * sum);
+        if let Some(lengths) = &self.lengths {
+            let length = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
+            // A row of zeros has no direction.
+            let factor = if length == 0.0 { 0.0 } else { lengths[own] / length };
+            values.iter_mut().for_each(|value| *value *= factor);
+        }
     }
 }
 
-/// `A` and `B` of one module as they come.
+/// The tensors of one module as they come.
 #[derive(Default)]
 struct Pair<'a> {
     a: Option<&'a Tensor>,
     b: Option<&'a Tensor>,
+    lengths: Option<&'a Tensor>,
     embedding: bool,
 }
 
@@ -65,21 +74,26 @@ pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Resul
     let mut whole = Vec::new();
     for tensor in checkpoint.tensors() {
         let name = tensor.name.strip_prefix("base_model.model.").unwrap_or(&tensor.name).replace(".default", "");
-        let ending = [".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B"]
+        let ending = [".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector"]
             .iter()
             .position(|ending| name.ends_with(ending));
         match ending {
-            Some(at) => {
+            Some(at) if at < 4 || config.dora => {
                 let module = name.split(".lora_").next().unwrap_or_default().to_owned();
                 let pair = pairs.entry(module).or_default();
-                *(if at % 2 == 0 { &mut pair.a } else { &mut pair.b }) = Some(tensor);
-                pair.embedding = at >= 2;
+                let place = match at {
+                    0 | 2 => &mut pair.a,
+                    1 | 3 => &mut pair.b,
+                    _ => &mut pair.lengths,
+                };
+                *place = Some(tensor);
+                pair.embedding |= [2, 3].contains(&at);
             }
-            None if name.contains(".lora_") => {
-                return Err(refused(format!("`{name}` is of a kind of LoRA that is not supported (DoRA and the like)")).into());
+            _ if name.contains(".lora_") => {
+                return Err(refused(format!("`{name}` is of a kind of LoRA that is not supported")).into());
             }
             // The weight that a delta is for comes along where it may have changed, as an embedding table's.
-            None => whole.push((name.replace(".modules_to_save", "").replace(".base_layer", ""), tensor)),
+            _ => whole.push((name.replace(".modules_to_save", "").replace(".base_layer", ""), tensor)),
         }
     }
     if pairs.is_empty() && whole.is_empty() {
@@ -115,7 +129,27 @@ pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Resul
             true => (transposed(&b, b_rows, b_cols), transposed(&a, a_rows, a_cols), a_cols, b_rows),
             false => (a, b, b_rows, a_cols),
         };
-        let delta = Delta { a: Arc::new(a), b: Arc::new(b), rank: a_rows, scale: scale(a_rows), first: 0, own_first: 0, rows };
+        let lengths = match (config.dora, pair.lengths) {
+            (false, _) => None,
+            // There they are the lengths of columns, which no row knows of.
+            (true, _) if pair.embedding => {
+                let problem = format!(
+                    "it is DoRA (use_dora) on the embedding table `{module}`, which is not supported; merge it with PEFT"
+                );
+                return Err(refused(problem).into());
+            }
+            (true, Some(lengths)) if lengths.shape == [rows] => Some(Arc::new(lengths.to_f32()?)),
+            (true, Some(other)) => {
+                return Err(
+                    refused(format!("`{}` has the shape {:?}; {rows} lengths are needed", other.name, other.shape)).into()
+                );
+            }
+            (true, None) => {
+                return Err(refused(format!("`{module}` has no lora_magnitude_vector, which use_dora asks for")).into());
+            }
+        };
+        let (a, b, scale) = (Arc::new(a), Arc::new(b), scale(a_rows));
+        let delta = Delta { a, b, rank: a_rows, scale, lengths, first: 0, own_first: 0, rows };
         place(&module, delta, [rows, cols], items, spec).map_err(refused)?;
     }
     config.check_patterns(dir)?;
@@ -199,6 +233,7 @@ fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 struct Config {
     alpha: f32,
     root: bool,
+    dora: bool,
     /// Alphas of single modules, by the end of their names; which have been used is seen after all.
     alphas: Vec<(String, f32, std::cell::Cell<bool>)>,
 }
@@ -214,9 +249,6 @@ impl Config {
             Some(other) => return Err(refused(format!("its peft_type is {other}; only LORA can be merged")).into()),
             None => return Err(refused("it has no peft_type; it is no PEFT adapter".into()).into()),
         }
-        if json["use_dora"] == true {
-            return Err(refused("it is DoRA (use_dora), which is not supported; merge it with PEFT".into()).into());
-        }
         let alpha = json["lora_alpha"].as_f64().ok_or_else(|| refused("it has no lora_alpha".into()))? as f32;
         let patterns = json["alpha_pattern"].as_object().into_iter().flatten();
         let alphas = patterns
@@ -225,7 +257,7 @@ impl Config {
                 Ok((key.clone(), alpha as f32, std::cell::Cell::new(false)))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { alpha, root: json["use_rslora"] == true, alphas })
+        Ok(Self { alpha, root: json["use_rslora"] == true, dora: json["use_dora"] == true, alphas })
     }
 
     fn scale(&self, module: &str, rank: usize) -> f32 {

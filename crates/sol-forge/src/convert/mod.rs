@@ -2,13 +2,16 @@
 //!
 //! 1. `layout`: which tensors there are, under both names. 2. `lora`: what adapters add to them. 3. `rows`: their rows, read
 //!    where they lie, put in order, added to and encoded. 4. `keys` and `config`: hyper-parameters in each format's words.
-//!    5. `same`: both say the same. 6. `text`: tokenizer and chat template. 7. `directory`: a directory that appears whole.
+//!    5. `same`: both say the same. 6. `text`: tokenizer and chat template; `about`: name, licence, tags. 7. `directory`: a
+//!    directory that appears whole.
+//!    8. `view`: a checkpoint seen in the other format, for who makes something else of it.
 //!
 //! What the formats store differently, after llama.cpp's converter: Llama's and Solar's queries and keys have the halves of each
 //! head interleaved in GGUF, Gemma's norms have 1 added, experts are stacked, vectors and routers are F32. All of it is undone
 //! on the way back, and vectors get the matrices' type again where that loses nothing: HF to GGUF to HF gives the same bytes.
 //! (The one exception is a Gemma norm of more digits than BF16's, as adding 1 rounds; the function is the same.)
 
+mod about;
 mod config;
 mod directory;
 mod error;
@@ -18,6 +21,7 @@ mod lora;
 mod rows;
 mod same;
 mod text;
+mod view;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +35,9 @@ use crate::{Error, Result};
 use directory::{Directory, Shards};
 pub use error::ConvertError;
 use layout::Item;
+pub(crate) use rows::Maker;
 use rows::{Content, HfTensor, Output, Part};
+pub(crate) use view::View;
 
 /// The types that a conversion writes, by the names of the command line.
 pub const TYPES: [(&str, DType); 4] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16), ("q8_0", DType::Q8_0)];
@@ -97,6 +103,9 @@ impl Order<'_> {
             }
             _ => {}
         }
+        if crate::is_over(checkpoint.files(), self.out) {
+            return Err(Error::OverBase { path: self.out.to_owned() });
+        }
         let description = describe(&checkpoint)?;
         let mut items = layout::items(&checkpoint, &description)?;
         let mut merged = 0;
@@ -133,17 +142,15 @@ impl Order<'_> {
             let add = if item.plus_one { 1.0 } else { 0.0 };
             plan.outputs.push(Output { info, content: Content::Rows { from: item.hf, interleave, add } });
         }
-        let name = model_name(self.source);
         let mut metadata: Vec<(String, Value)> = [
             ("general.architecture", Value::String(spec.architecture.into())),
             ("general.type", Value::String("model".into())),
-            ("general.name", Value::String(name)),
-            ("general.size_label", Value::String(size_label(plan.parameters))),
             ("general.file_type", Value::U32(file_type(main_type(&plan.outputs)))),
             ("general.quantization_version", Value::U32(2)),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into();
+        metadata.extend(about::keys(self.source, hf, plan.outputs.iter().map(|output| &output.info), &mut plan.notes));
         metadata.extend(keys);
         same::check_gguf(spec, &metadata, &plan.outputs)?;
         metadata.extend(text::to_gguf(hf, spec, &mut plan.notes)?);
@@ -355,31 +362,6 @@ fn file_type(main: DType) -> u32 {
         DType::BF16 => 32,
         _ => 0,
     }
-}
-
-/// What a directory is called; of one in the hub's cache the repository.
-fn model_name(source: &Path) -> String {
-    let full = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
-    let dir = if full.is_dir() { full.as_path() } else { full.parent().unwrap_or(&full) };
-    let names = dir.components().rev().map(|part| part.as_os_str().to_string_lossy().into_owned());
-    let names: Vec<String> = names.take(3).collect();
-    match &names[..] {
-        [hash, snapshots, repository] if hash.len() == 40 && snapshots == "snapshots" => {
-            repository.rsplit("--").next().unwrap_or(repository).to_owned()
-        }
-        [name, ..] => name.clone(),
-        [] => "model".into(),
-    }
-}
-
-/// The number of parameters as file names of models have it: `135M`, `22B`.
-fn size_label(parameters: u64) -> String {
-    let (n, unit) = match parameters as f64 {
-        n if n >= 1e9 => (n / 1e9, 'B'),
-        n if n >= 1e6 => (n / 1e6, 'M'),
-        n => (n / 1e3, 'K'),
-    };
-    if n >= 10.0 { format!("{n:.0}{unit}") } else { format!("{n:.1}{unit}") }
 }
 
 fn pretty(value: &Json) -> Vec<u8> {

@@ -120,24 +120,51 @@ impl Output {
         threads: usize,
         put: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let (from, interleave, add) = match &self.content {
-            Content::Exactly(values) => {
-                return put(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
-            }
-            Content::Rows { from, interleave, add } => (from, *interleave, *add),
+        let maker = self.maker(checkpoint)?;
+        let (rows, row_bytes) = match &self.content {
+            Content::Exactly(values) => (values.len(), 4),
+            Content::Rows { from, .. } => (from[0].rows() * from.len(), (4 * from[0].cols()).max(1)),
         };
-        let reader = Reader { from, interleave, add, dtype: self.info.dtype, decoded: decode_scaled(checkpoint, from)? };
-        let rows = from[0].rows() * from.len();
-        let row_bytes = (4 * from[0].cols()).max(1);
         let rows_at_once = (CHUNK / row_bytes).max(1);
         for start in (0..rows).step_by(rows_at_once) {
-            let range = start..(start + rows_at_once).min(rows);
-            let bytes = reader.read(range, threads)?;
-            // Before anything of it is used.
-            checkpoint.intact()?;
-            put(&bytes)?;
+            put(&maker.make(start..(start + rows_at_once).min(rows), threads)?)?;
         }
         Ok(())
+    }
+
+    /// What makes its rows.
+    pub(super) fn maker<'a>(&'a self, checkpoint: &'a Checkpoint) -> Result<Maker<'a>> {
+        let reader = match &self.content {
+            Content::Exactly(values) => Err(values.as_slice()),
+            Content::Rows { from, interleave, add } => {
+                let decoded = decode_scaled(checkpoint, from)?;
+                Ok(Reader { from, interleave: *interleave, add: *add, dtype: self.info.dtype, decoded })
+            }
+        };
+        Ok(Maker { checkpoint, reader })
+    }
+}
+
+/// Makes rows of a tensor of the output.
+pub(crate) struct Maker<'a> {
+    checkpoint: &'a Checkpoint,
+    /// Of what is stored, or these numbers.
+    reader: Result<Reader<'a>, &'a [f32]>,
+}
+
+impl Maker<'_> {
+    /// The bytes of these rows (a vector is a column), with so many threads where numbers are converted.
+    pub(crate) fn make(&self, rows: Range<usize>, threads: usize) -> Result<Vec<u8>> {
+        let reader = match &self.reader {
+            Ok(reader) => reader,
+            Err(values) => return Ok(values[rows].iter().flat_map(|value| value.to_le_bytes()).collect()),
+        };
+        let bytes = reader.read(rows, threads)?;
+        // What has been read may go: a checkpoint is larger than memory.
+        reader.from.iter().flat_map(|tensor| &tensor.parts).for_each(|part| part.tensor.bytes().release());
+        // Before anything of it is used.
+        self.checkpoint.intact()?;
+        Ok(bytes)
     }
 }
 

@@ -1,19 +1,24 @@
 //! The model that layers are taken from.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use sol_compute::RopePairing;
 use sol_model::{DecoderSpec, Description, FeedForward, Role, describe};
-use sol_weights::{Checkpoint, DType, Format, Tensor};
+use sol_weights::{Bytes, Checkpoint, DType, Format, Tensor};
 
 use super::Part;
 use crate::Result;
+use crate::convert::{Maker, View};
 
 /// An opened base.
 #[derive(Clone, Debug)]
 pub struct Base {
     checkpoint: Checkpoint,
     description: Description,
+    /// Where the files are of the other format, `checkpoint` is the outline of this.
+    view: Option<Arc<View>>,
 }
 
 impl Base {
@@ -21,12 +26,45 @@ impl Base {
     pub fn open(path: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         let description = describe(&checkpoint)?;
-        Ok(Self { checkpoint, description })
+        Ok(Self { checkpoint, description, view: None })
     }
 
-    /// Its files.
+    /// Opens a checkpoint for a result at `out`: where that is of the other format, the base is seen as one of that format, with
+    /// its weights as `float` (F32, F16 or BF16; default: as they are), and converted as it is read.
+    ///
+    /// Fails also as [`convert::Order::plan`](crate::convert::Order::plan) does: blocks are decoded only with a `float`.
+    pub fn open_for(path: &Path, out: &Path, float: Option<DType>) -> Result<Self> {
+        let base = Self::open(path)?;
+        let format = format_of(out);
+        if base.checkpoint.format() == format {
+            return Ok(base);
+        }
+        let view = View::open(path, format, float)?;
+        let mut description = describe(view.outline())?;
+        description.warnings = [base.description.warnings, view.notes().to_vec()].concat();
+        description.warnings.dedup();
+        Ok(Self { checkpoint: view.outline().clone(), description, view: Some(Arc::new(view)) })
+    }
+
+    /// Its tensors as the result is made of them. Their bytes are the base's only where both are of one format.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    /// Its files as they are.
+    pub fn source(&self) -> &Checkpoint {
+        self.view.as_ref().map_or(&self.checkpoint, |view| view.source())
+    }
+
+    /// Whether tensors of the result can have the bytes of one of the base's.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.view.is_none()
+    }
+
+    /// The rows of a tensor.
+    pub(crate) fn stored(&self, tensor: &Tensor) -> Result<Stored<'_>> {
+        let maker = self.view.as_ref().map(|view| view.maker(&tensor.name)).transpose()?.flatten();
+        Ok(maker.map_or_else(|| Stored::Mapped(tensor.bytes()), Stored::Made))
     }
 
     /// What decoder it is.
@@ -137,6 +175,30 @@ impl Base {
             _ => Part::all().find(|part| part.0 == role).map(|part| (part, 0.0)),
         }
     }
+}
+
+/// Rows of a tensor of the base.
+pub(crate) enum Stored<'a> {
+    /// As they lie.
+    Mapped(Bytes),
+    /// Converted when they are asked for.
+    Made(Maker<'a>),
+}
+
+impl Stored<'_> {
+    /// Some rows of so many bytes each.
+    pub(crate) fn rows(&self, rows: Range<usize>, row_bytes: usize) -> Result<Bytes> {
+        match self {
+            Self::Mapped(bytes) => Ok(bytes.slice(rows.start * row_bytes..rows.end * row_bytes)),
+            Self::Made(maker) => Ok(Bytes::from_vec(maker.make(rows, View::threads())?)),
+        }
+    }
+}
+
+/// What a result at `out` is.
+pub(crate) fn format_of(out: &Path) -> Format {
+    let is_file = out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    if is_file { Format::Gguf } else { Format::Safetensors }
 }
 
 /// Rows of a tensor: of all the matrices that it holds. A vector is a column.

@@ -1,6 +1,7 @@
 //! What the result says about itself: `config.json`, or the metadata of a GGUF file.
 
 use serde_json::{Map, Value as Json, json};
+use sol_model::RopeScaling;
 use sol_weights::DType;
 use sol_weights::gguf::{Array, Metadata, Value};
 
@@ -47,9 +48,23 @@ pub(super) fn hf(base: &Base, config: &Json, plan: &Plan, float: Option<DType>) 
             config.insert(format!("bskcn_{}", at + 1), list.into());
         }
         config.insert("bskcn_tv".into(), plan.tv().map(decimal).to_vec().into());
-        // Readers of Solar's config have a window where it does not say that there is none.
-        let window = base.spec().window();
-        config.insert("sliding_window".into(), window.map_or(Json::Null, Json::from));
+        // What the base's class takes for granted, Solar's does not: it has a window, another epsilon, another context.
+        let (spec, core) = (base.spec(), &base.spec().layers[0].attention.core);
+        config.insert("sliding_window".into(), spec.window().map_or(Json::Null, Json::from));
+        config.insert("rope_theta".into(), decimal(spec.rope.theta));
+        if let RopeScaling::Linear { factor } = spec.rope.scaling {
+            config.insert("rope_scaling".into(), json!({ "type": "linear", "factor": decimal(factor) }));
+        }
+        for (key, value) in [
+            ("vocab_size", json!(spec.vocab)),
+            ("num_key_value_heads", json!(core.kv_heads)),
+            ("hidden_act", json!("silu")),
+            ("max_position_embeddings", json!(spec.context)),
+            ("rms_norm_eps", decimal(spec.final_norm.eps)),
+            ("tie_word_embeddings", json!(spec.head.tied)),
+        ] {
+            config.entry(key).or_insert(value);
+        }
     }
     Json::Object(config)
 }

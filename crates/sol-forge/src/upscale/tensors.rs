@@ -8,8 +8,8 @@ use super::config::windows_differ;
 use super::{Layer, Plan};
 use crate::{Error, Result};
 
-/// Bytes of the base that are in hand at once, about.
-const CHUNK: usize = 8 << 20;
+/// Bytes of the base that are in hand at once, about: few enough to be in a cache still when they are hashed.
+const CHUNK: usize = 1 << 20;
 
 /// A tensor of the result.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,12 +47,17 @@ impl Target {
         self.dtype.bytes_for(self.shape.iter().product()).unwrap_or(0) as u64
     }
 
+    /// The same text for tensors of the same bytes.
+    pub(crate) fn what(&self) -> String {
+        format!("{} {:?}", self.dtype, self.content)
+    }
+
     /// Whether its bytes are those of a tensor of the base.
     pub(crate) fn is_copy(&self, base: &Base) -> bool {
         let Content::Rows { source, pieces } = &self.content else { return false };
         let taken: usize = pieces.iter().map(|piece| piece.rows).sum();
         let source = base.checkpoint().tensor(source);
-        let whole = source.is_some_and(|source| source.dtype == self.dtype && rows(source) == taken);
+        let whole = base.is_copied() && source.is_some_and(|source| source.dtype == self.dtype && rows(source) == taken);
         whole && pieces.iter().all(|piece| piece.factor == 1.0 && piece.paired.is_none())
     }
 }
@@ -218,7 +223,7 @@ pub(crate) fn produce(base: &Base, target: &Target, sink: &mut dyn FnMut(Bytes) 
     };
     let (row_bytes, target_row_bytes) = (size(tensor.dtype)?, size(target.dtype)?);
     let at_once = (CHUNK / row_bytes.max(1)).max(1);
-    let bytes = tensor.bytes();
+    let stored = base.stored(tensor)?;
     for piece in pieces {
         for start in (0..piece.rows).step_by(at_once) {
             let count = at_once.min(piece.rows - start);
@@ -228,14 +233,21 @@ pub(crate) fn produce(base: &Base, target: &Target, sink: &mut dyn FnMut(Bytes) 
                 continue;
             }
             let view = match piece.paired {
-                None => bytes.slice((piece.first + start) * row_bytes..(piece.first + start + count) * row_bytes),
+                None => stored.rows(piece.first + start..piece.first + start + count, row_bytes)?,
                 Some(head_dim) => {
+                    // Rows stay in their heads.
+                    let first = start / head_dim * head_dim;
+                    let last = (start + count).next_multiple_of(head_dim).min(piece.rows);
+                    let heads = stored.rows(piece.first + first..piece.first + last, row_bytes)?;
                     let row = |row: usize| {
                         let (head, within) = (row / head_dim * head_dim, row % head_dim);
-                        let from = (piece.first + head + within % 2 * (head_dim / 2) + within / 2) * row_bytes;
-                        &bytes[from..from + row_bytes]
+                        let from = (head + within % 2 * (head_dim / 2) + within / 2 - first) * row_bytes;
+                        &heads[from..from + row_bytes]
                     };
-                    Bytes::from_vec((start..start + count).flat_map(row).copied().collect())
+                    let turned = (start..start + count).flat_map(row).copied().collect();
+                    heads.intact()?;
+                    heads.release();
+                    Bytes::from_vec(turned)
                 }
             };
             if piece.factor == 1.0 && tensor.dtype == target.dtype {

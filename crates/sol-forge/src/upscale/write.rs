@@ -3,6 +3,7 @@
 //! A directory is built beside its place under a hidden name and renamed when it is whole. What a killed run leaves there, its
 //! finished shards, the same order uses again.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,9 +14,9 @@ use std::thread;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 use sol_weights::gguf::{self, Existing, TensorInfo};
-use sol_weights::{Bytes, Checkpoint, DType, HfMetadata, Metadata, free_space, safetensors};
+use sol_weights::{Bytes, Checkpoint, DType, Format, HfMetadata, Metadata, free_space, safetensors};
 
-use super::base::Base;
+use super::base::{Base, format_of};
 use super::directory::Building;
 use super::tensors::{Content, Target, becomes_solar, produce, targets};
 use super::{Plan, card, config};
@@ -115,12 +116,14 @@ impl Job<'_> {
         stop: &(dyn Fn() -> bool + Sync),
         progress: &mut dyn FnMut(u64),
     ) -> Result<Report> {
-        let is_file = out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
-        match (self.order.base.checkpoint().metadata(), is_file) {
-            (Metadata::Gguf(meta), true) => self.write_gguf(meta, out, existing, stop, progress),
-            (Metadata::Hf(hf), false) => self.write_hf(hf, out, existing, stop, progress),
-            (Metadata::Gguf(_), false) => Err(Error::OtherFormat { out: out.into(), base: "a GGUF file", needs: "end in .gguf" }),
-            (Metadata::Hf(_), true) => {
+        if crate::is_over(self.order.base.source().files(), out) {
+            return Err(Error::OverBase { path: out.into() });
+        }
+        match (self.order.base.checkpoint().metadata(), format_of(out)) {
+            (Metadata::Gguf(meta), Format::Gguf) => self.write_gguf(meta, out, existing, stop, progress),
+            (Metadata::Hf(hf), Format::Safetensors) => self.write_hf(hf, out, existing, stop, progress),
+            (Metadata::Gguf(_), _) => Err(Error::OtherFormat { out: out.into(), base: "a GGUF file", needs: "end in .gguf" }),
+            (Metadata::Hf(_), _) => {
                 Err(Error::OtherFormat { out: out.into(), base: "a directory of safetensors", needs: "be a directory" })
             }
         }
@@ -135,9 +138,6 @@ impl Job<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Report> {
         let Order { base, plan, float, .. } = self.order;
-        if base.checkpoint().files().iter().any(|file| is_same(file, out)) {
-            return Err(Error::OverBase { path: out.into() });
-        }
         let keys = config::gguf(base, meta, plan, float);
         let infos: Vec<TensorInfo> = self
             .targets
@@ -145,12 +145,12 @@ impl Job<'_> {
             .map(|target| TensorInfo { name: target.name.clone(), dtype: target.dtype, shape: target.shape.clone() })
             .collect();
         let mut writer = gguf::Writer::create(out, &keys, &infos, existing)?;
-        let files = base.checkpoint().files();
+        let files = base.source().files();
         let (hashes, sources) = with_hashed_sources(files, || {
-            let mut flow = Flow { base, stop, progress, written: 0 };
+            let mut flow = Flow { base, stop, progress, written: 0, known: HashMap::new() };
             flow.all(&self.targets.iter().collect::<Vec<_>>(), &mut |bytes| Ok(writer.write(bytes)?))
         })?;
-        base.checkpoint().unchanged()?;
+        base.source().unchanged()?;
         writer.finish()?;
         self.finished(out, hashes, sources, 1, 0)
     }
@@ -164,9 +164,6 @@ impl Job<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Report> {
         let Order { base, base_name, plan, float, shard_bytes } = self.order;
-        if is_same(&hf.dir, out) {
-            return Err(Error::OverBase { path: out.into() });
-        }
         let shards = shards(&self.targets, shard_bytes);
         let mut building = Building::begin(out, existing, &self.fingerprint())?;
         let mut names = Vec::with_capacity(shards.len());
@@ -184,29 +181,36 @@ impl Job<'_> {
         }
 
         let mut reused = 0;
-        let files = base.checkpoint().files();
+        let files = base.source().files();
         let (hashes, sources) = with_hashed_sources(files, || {
-            let mut flow = Flow { base, stop, progress, written: 0 };
+            let mut flow = Flow { base, stop, progress, written: 0, known: HashMap::new() };
             let mut hashes = Vec::new();
-            for (shard, name) in shards.iter().zip(&names) {
-                if let Some(known) = building.finished(name) {
-                    reused += 1;
-                    hashes.extend(known);
-                    flow.written += shard.iter().map(|target| target.byte_len()).sum::<u64>();
-                    continue;
+            // A shard goes to the disk while the next is made.
+            thread::scope(|scope| {
+                let mut last: Option<Last<'_, '_>> = None;
+                for (shard, name) in shards.iter().zip(&names) {
+                    if let Some(known) = building.finished(name) {
+                        reused += 1;
+                        hashes.extend(known);
+                        flow.written += shard.iter().map(|target| target.byte_len()).sum::<u64>();
+                        continue;
+                    }
+                    let header: Vec<_> =
+                        shard.iter().map(|target| (target.name.as_str(), target.dtype, target.shape.as_slice())).collect();
+                    let mut writer = safetensors::Writer::create(&building.path(name), &header)?;
+                    let of_shard = flow.all(shard, &mut |bytes| Ok(writer.write(bytes)?));
+                    // Also where this one failed: the next run can use it.
+                    settle(last.take(), &mut building)?;
+                    let of_shard = of_shard?;
+                    base.source().unchanged()?;
+                    hashes.extend(of_shard.iter().cloned());
+                    last = Some((scope.spawn(move || writer.finish()), name, of_shard));
                 }
-                let header: Vec<_> =
-                    shard.iter().map(|target| (target.name.as_str(), target.dtype, target.shape.as_slice())).collect();
-                let mut writer = safetensors::Writer::create(&building.path(name), &header)?;
-                let of_shard = flow.all(shard, &mut |bytes| Ok(writer.write(bytes)?))?;
-                base.checkpoint().unchanged()?;
-                writer.finish()?;
-                building.finish(name, &of_shard)?;
-                hashes.extend(of_shard);
-            }
+                settle(last, &mut building)
+            })?;
             Ok(hashes)
         })?;
-        base.checkpoint().unchanged()?;
+        base.source().unchanged()?;
 
         if let [_, _, ..] = shards[..] {
             let map: serde_json::Map<String, Json> = (shards.iter().zip(&names))
@@ -229,7 +233,7 @@ impl Job<'_> {
         for target in &self.targets {
             hash.update(format!("{target:?}"));
         }
-        for file in self.order.base.checkpoint().files() {
+        for file in self.order.base.source().files() {
             let stamp = fs::metadata(file).ok().map(|meta| (meta.len(), meta.modified().ok()));
             hash.update(format!("{} {stamp:?}", file.display()));
         }
@@ -319,19 +323,35 @@ impl Report {
     }
 }
 
+/// A shard that is being synchronised: its name and the hashes of its tensors.
+type Last<'scope, 'a> = (thread::ScopedJoinHandle<'scope, sol_weights::Result<()>>, &'a str, Vec<(String, String)>);
+
+/// Waits until a shard is on the disk, and notes that it is.
+fn settle(last: Option<Last<'_, '_>>, building: &mut Building) -> Result<()> {
+    let Some((finish, name, hashes)) = last else { return Ok(()) };
+    let ended = || Error::Io { path: building.path(name), cause: io::Error::other("the thread that synchronises ended") };
+    finish.join().map_err(|_| ended())??;
+    building.finish(name, &hashes)
+}
+
 /// Tensors on their way from the base to a file.
 struct Flow<'a> {
     base: &'a Base,
     stop: &'a (dyn Fn() -> bool + Sync),
     progress: &'a mut dyn FnMut(u64),
     written: u64,
+    /// Hashes by what was hashed: a layer that comes several times is hashed once.
+    known: HashMap<String, String>,
 }
 
 impl Flow<'_> {
     /// Makes tensors one after the other and gives their bytes to `put`, while another thread hashes them. Returns names and
     /// hashes.
     fn all(&mut self, targets: &[&Target], put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Vec<(String, String)>> {
-        thread::scope(|scope| {
+        let keys: Vec<String> = targets.iter().map(|target| target.what()).collect();
+        let mut new = HashSet::new();
+        let is_new: Vec<bool> = keys.iter().map(|key| !self.known.contains_key(key) && new.insert(key)).collect();
+        let hashes = thread::scope(|scope| {
             let (sender, receiver) = sync_channel::<(usize, Bytes)>(4);
             let hasher = scope.spawn(move || hash_all(targets.len(), &receiver));
             for (at, target) in targets.iter().enumerate() {
@@ -339,22 +359,28 @@ impl Flow<'_> {
                     if (self.stop)() {
                         return Err(Error::Interrupted);
                     }
-                    put(&bytes)?;
+                    // Of a file that became shorter the system can not even take bytes to write: say that.
+                    put(&bytes).map_err(|error| self.base.source().unchanged().err().map_or(error, Error::from))?;
                     bytes.intact()?;
                     self.written += bytes.len() as u64;
                     (self.progress)(self.written);
-                    // It ends only after the sender does.
-                    let _ = sender.send((at, bytes));
+                    match is_new[at] {
+                        // It ends only after the sender does.
+                        true => _ = sender.send((at, bytes)),
+                        false => bytes.release(),
+                    }
                     Ok(())
                 })?;
             }
             drop(sender);
-            let hashes = hasher.join().map_err(|_| Error::Io {
-                path: self.base.checkpoint().path().into(),
+            hasher.join().map_err(|_| Error::Io {
+                path: self.base.source().path().into(),
                 cause: io::Error::other("the thread that hashes ended"),
-            })?;
-            Ok(targets.iter().map(|target| target.name.clone()).zip(hashes).collect())
-        })
+            })
+        })?;
+        let new = keys.iter().zip(hashes).zip(&is_new).filter(|(_, is_new)| **is_new);
+        self.known.extend(new.map(|((key, hash), _)| (key.clone(), hash)));
+        Ok(targets.iter().zip(&keys).map(|(target, key)| (target.name.clone(), self.known[key].clone())).collect())
     }
 }
 
@@ -422,10 +448,6 @@ fn shards(targets: &[Target], most: u64) -> Vec<Vec<&Target>> {
         room = room.saturating_sub(bytes);
     }
     shards
-}
-
-fn is_same(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

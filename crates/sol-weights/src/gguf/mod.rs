@@ -12,4 +12,4 @@ mod write;
 pub use metadata::{Array, Metadata, Value};
 pub use parse::File;
 pub(crate) use split::{open, set_of};
-pub use write::{Existing, TensorInfo, Writer};
+pub use write::{Existing, TensorInfo, Writer, write_outline};

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::parse::{DEFAULT_ALIGNMENT, MAX_DIMENSIONS, MAX_NESTING};
 use super::{Array, Value};
 use crate::tensor::element_count;
-use crate::unfinished::{Unfinished, free_space};
+use crate::unfinished::{Unfinished, free_space, outline};
 use crate::{DType, Error, Result};
 
 /// GGML keeps names in 64 bytes, the last of them 0.
@@ -128,6 +128,24 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// A file with the header of these tensors and nothing in them but these `contents` (by name; hyper-parameters are tensors too):
+/// the system takes no space for the rest. For who makes tensors only when they are asked for. Fails as [`Writer::create`] does.
+pub fn write_outline(
+    path: &Path,
+    metadata: &[(String, Value)],
+    tensors: &[TensorInfo],
+    contents: &[(&str, Vec<u8>)],
+) -> Result<()> {
+    let Layout { header, parts } = layout(path, metadata, tensors)?;
+    let mut end = header.len() as u64;
+    let mut written = vec![(0, header.as_slice())];
+    for (info, (bytes, padding)) in tensors.iter().zip(parts) {
+        written.extend(contents.iter().filter(|(name, _)| *name == info.name).map(|(_, bytes)| (end, bytes.as_slice())));
+        end += (bytes + padding) as u64;
+    }
+    outline(path, &written, end)
 }
 
 fn check_place(path: &Path, existing: Existing) -> Result<()> {

@@ -10,4 +10,4 @@ mod write;
 pub use header::{parse, read};
 pub use index::Index;
 pub(crate) use index::{index_beside, open_index};
-pub use write::{Writer, write};
+pub use write::{Writer, write, write_outline};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::tensor::element_count;
-use crate::unfinished::Unfinished;
+use crate::unfinished::{Unfinished, outline};
 use crate::{DType, Error, Result};
 
 /// Writes tensors (name, type, shape, little-endian bytes) to a file.
@@ -62,6 +62,14 @@ impl Writer {
         }
         self.out.finish()
     }
+}
+
+/// A file with the header of these tensors and nothing in them: the system takes no space for it. For who makes tensors only
+/// when they are asked for.
+pub fn write_outline(path: &Path, tensors: &[(&str, DType, &[usize])]) -> Result<()> {
+    let (header, data) = header(path, tensors)?;
+    let head = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    outline(path, &[(0, &head)], (head.len() + data) as u64)
 }
 
 /// The header and the number of bytes that follow it.

@@ -16,8 +16,8 @@ use crate::ctrl_c;
 #[derive(clap::Args)]
 #[command(
     after_help = "The output's name says the direction: one that ends in .gguf is a GGUF file with the keys that llama.cpp's \
-    converter writes, any other a Hugging Face directory. Tensors that keep their type keep their bytes. A LoRA adapter, as PEFT saves \
-    it, can also be merged from directory to directory. `sol quantize` makes smaller types than q8_0.
+    converter writes, any other a Hugging Face directory. Tensors that keep their type keep their bytes. A LoRA or DoRA adapter, as PEFT \
+    saves it, can also be merged from directory to directory. `sol quantize` makes smaller types than q8_0.
 
 Examples:
   sol convert -m ./solar-pro -o solar-pro.gguf                   # types as they are

@@ -32,11 +32,12 @@ use crate::ctrl_c::{self, CtrlC, Patience};
     sol upscale -m phi-3-medium --recipe solar-pro --print\n  \
     sol upscale -m phi-3-medium -o solar --recipe solar-pro\n  \
     sol upscale -o deep.gguf --type f32 --recipe interleave --verify text.txt\n  \
+    sol upscale -m phi-3-medium.gguf -o solar --recipe solar-pro --type bf16\n  \
     sol upscale -m llama -o llama-48 --recipe dus --drop 8")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Where to write: a directory for a base from Hugging Face, a .gguf file for a GGUF base
+    /// Where to write: a GGUF file where this ends in .gguf, else a Hugging Face directory, whatever the base is
     #[arg(short, long, value_name = "OUT", required_unless_present_any = ["print", "write_recipe"])]
     out: Option<PathBuf>,
     /// dus, solar-pro, interleave, identity, stack, or a .toml or mergekit .yaml file
@@ -199,12 +200,15 @@ fn unknown(name: &str) -> String {
 
 pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let path = args.model.resolve(output)?;
-    let base = Base::open(&path)?;
+    let float = args.float.map(DType::from);
+    let base = match &args.out {
+        Some(out) if !args.print => Base::open_for(&path, out, float)?,
+        _ => Base::open(&path)?,
+    };
     for warning in base.warnings() {
         note(output, &format!("warning: {warning}"));
     }
     let plan = args.plan(base.layers())?;
-    let float = args.float.map(DType::from);
     // The card goes to others, who do not have this machine's directories.
     let base_name = match path.file_name() {
         Some(name) if Path::new(&args.model.model).exists() => name.to_string_lossy().into_owned(),

@@ -4,6 +4,8 @@ mod bench;
 #[cfg(unix)]
 mod conversation;
 mod convert;
+#[cfg(target_os = "linux")]
+mod ends;
 mod eval;
 mod inspect;
 mod logits;
