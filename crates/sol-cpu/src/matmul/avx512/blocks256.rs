@@ -458,8 +458,12 @@ impl Format for Iq4Xs {
             // SAFETY: the caller's promises.
             unsafe {
                 let v = words16(rows, at + 8 + 16 * i);
-                to.sixteen(2 * i, fields::<0>(v, 15).map(|v| levels(v)));
-                to.sixteen(2 * i + 1, fields::<4>(v, 15).map(|v| levels(v)));
+                let (mut low, mut high) = (fields::<0>(v, 15), fields::<4>(v, 15));
+                for v in low.iter_mut().chain(&mut high) {
+                    *v = levels(*v);
+                }
+                to.sixteen(2 * i, low);
+                to.sixteen(2 * i + 1, high);
             }
         }
     }

@@ -224,7 +224,11 @@ impl Format for Q8_0 {
         // SAFETY: the caller's promises.
         unsafe {
             let ([a, b, c, d], [e, f, g, h]) = (words16(rows, at + 2), words16(rows, at + 18));
-            ([a, b, c, d, e, f, g, h].map(|q| unsigned(q)), half(rows, at), _mm512_setzero_ps())
+            let mut q = [a, b, c, d, e, f, g, h];
+            for q in &mut q {
+                *q = unsigned(*q);
+            }
+            (q, half(rows, at), _mm512_setzero_ps())
         }
     }
 }
@@ -238,6 +242,12 @@ impl Format for Iq4Nl {
     #[inline(always)]
     unsafe fn read(rows: &Rows, at: usize) -> ([__m512i; 8], __m512, __m512) {
         // SAFETY: the caller's promises.
-        unsafe { (nibbles(rows, at + 2).map(|q| levels(q)), half(rows, at), _mm512_setzero_ps()) }
+        unsafe {
+            let mut q = nibbles(rows, at + 2);
+            for q in &mut q {
+                *q = levels(*q);
+            }
+            (q, half(rows, at), _mm512_setzero_ps())
+        }
     }
 }
