@@ -107,7 +107,6 @@ impl<F: Format> tiles::Tile for Tile<F> {
         for b in 0..job.matrix.cols() / 256 {
             // SAFETY: block `b` lies within each row and within the activations.
             unsafe {
-                rows.prefetch(b * F::BYTES, F::BYTES);
                 F::scales(rows, b * F::BYTES, &mut scales, 0);
                 let (x, sums) = (job.q256.q.words(first, b * 256), [[_mm512_setzero_si512(); 1]; C]);
                 let mut multiply = Multiply::<F, C> { x, scales: &scales.scales, sums, format: PhantomData };
@@ -124,7 +123,6 @@ impl<F: Format> tiles::Tile for Tile<F> {
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
             unsafe {
-                rows.prefetch(b * F::BYTES, F::BYTES);
                 F::scales(rows, b * F::BYTES, &mut block.scales, half);
                 F::weights(rows, b * F::BYTES, &mut Store { q: &mut block.q, h: half });
             }

@@ -48,7 +48,6 @@ impl<F: Format> tiles::Tile for Tile<F> {
         for b in 0..job.matrix.cols() / 32 {
             // SAFETY: block `b` lies within each row.
             unsafe {
-                rows.prefetch(b * F::BYTES, F::BYTES);
                 let (q, d, min) = F::read(rows, b * F::BYTES);
                 let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
                 add::<F, 1, C>(job, &block, b, first, &mut acc);
@@ -62,10 +61,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
         let rows = &Rows::new(matrix, row);
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
-            let (q, d, min) = unsafe {
-                rows.prefetch(b * F::BYTES, F::BYTES);
-                F::read(rows, b * F::BYTES)
-            };
+            let (q, d, min) = unsafe { F::read(rows, b * F::BYTES) };
             for (to, q) in block.q.iter_mut().zip(q) {
                 to[half] = q;
             }

@@ -12,6 +12,7 @@ use super::Rows;
 pub(super) unsafe fn words16(rows: &Rows, at: usize) -> [__m512i; 4] {
     // SAFETY: see the module.
     unsafe {
+        rows.prefetch(at, 16);
         let load = |i: usize| _mm_loadu_si128(rows.byte(i, at).cast());
         let quad = |i: usize| {
             let v = _mm512_castsi128_si512(load(i));
@@ -31,6 +32,7 @@ pub(super) unsafe fn words16(rows: &Rows, at: usize) -> [__m512i; 4] {
 pub(super) unsafe fn word(rows: &Rows, at: usize) -> __m512i {
     // SAFETY: see the module.
     unsafe {
+        rows.prefetch(at, 4);
         let w = |i: usize| rows.byte(i, at).cast::<i32>().read_unaligned();
         let four = |i: usize| _mm_setr_epi32(w(i), w(i + 1), w(i + 2), w(i + 3));
         let v = _mm512_castsi128_si512(four(0));
@@ -45,6 +47,7 @@ pub(super) unsafe fn word(rows: &Rows, at: usize) -> __m512i {
 pub(super) unsafe fn half(rows: &Rows, at: usize) -> __m512 {
     // SAFETY: see the module.
     unsafe {
+        rows.prefetch(at, 2);
         let h = |i: usize| rows.byte(i, at).cast::<i16>().read_unaligned();
         let eight = |i: usize| _mm_setr_epi16(h(i), h(i + 1), h(i + 2), h(i + 3), h(i + 4), h(i + 5), h(i + 6), h(i + 7));
         _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(eight(0)), eight(8)))
