@@ -10,6 +10,9 @@ use super::{Block, FEW, Job, Matrix, Panel};
 /// Input rows that share a load of the panel.
 const WIDTH: usize = 4;
 
+/// Input rows up to which unpacking the weights again for each [`WIDTH`] of them is faster than a panel.
+const UNPACKED: usize = 12;
+
 /// Input rows that one unpacking of the weights serves: with [`Panel::COLS`] columns, 8-bit numbers that stay in the
 /// second-level cache.
 const PASS: usize = 256;
@@ -110,32 +113,36 @@ pub(super) trait Tile {
 pub(super) unsafe fn run<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     // SAFETY: the caller's promises.
     unsafe {
-        match block.columns.len() {
-            1 => few::<T, 1>(job, block),
-            2 => few::<T, 2>(job, block),
-            3 => few::<T, 3>(job, block),
-            4 => few::<T, 4>(job, block),
-            _ => {
-                for start in block.columns.clone().step_by(PASS) {
-                    let columns = start..block.columns.end.min(start + PASS);
-                    panels::<T>(job, &Block { rows: block.rows.clone(), columns }, panel);
+        if block.columns.len() <= UNPACKED {
+            for row in block.rows.clone().step_by(T::Lanes::COUNT) {
+                let rows = row..block.rows.end.min(row + T::Lanes::COUNT);
+                for first in block.columns.clone().step_by(WIDTH) {
+                    match block.columns.end - first {
+                        1 => few::<T, 1>(job, &rows, first),
+                        2 => few::<T, 2>(job, &rows, first),
+                        3 => few::<T, 3>(job, &rows, first),
+                        _ => few::<T, WIDTH>(job, &rows, first),
+                    }
                 }
             }
+            return;
+        }
+        for start in block.columns.clone().step_by(PASS) {
+            let columns = start..block.columns.end.min(start + PASS);
+            panels::<T>(job, &Block { rows: block.rows.clone(), columns }, panel);
         }
     }
 }
 
 /// # Safety
-/// As [`run`]; the block has `C` input rows.
-unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, block: &Block) {
-    for row in block.rows.clone().step_by(T::Lanes::COUNT) {
-        let rows = row..block.rows.end.min(row + T::Lanes::COUNT);
-        // SAFETY: the caller's promises.
-        unsafe {
-            let mut sums: Sums<Vector<T>, 1, C> = std::mem::zeroed();
-            T::few(job, row, block.columns.start, &mut sums);
-            T::Lanes::finish(job, rows, block.columns.start, &sums, true);
-        }
+/// As [`run`]; input rows `first..first + C` exist.
+#[inline(always)]
+unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, rows: &Range<usize>, first: usize) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut sums: Sums<Vector<T>, 1, C> = std::mem::zeroed();
+        T::few(job, rows.start, first, &mut sums);
+        T::Lanes::finish(job, rows.clone(), first, &sums, true);
     }
 }
 
