@@ -9,7 +9,7 @@
 
 mod blocks256;
 mod blocks32;
-mod float;
+pub(super) mod float;
 mod unpack;
 
 use std::arch::x86_64::*;
@@ -55,7 +55,7 @@ type Sums<const H: usize, const C: usize> = tiles::Sums<__m256, H, C>;
 type Rows = tiles::Rows<8>;
 
 #[inline(always)]
-fn zero() -> __m256 {
+pub(super) fn zero() -> __m256 {
     // SAFETY: all bits zero are eight zeros.
     unsafe { std::mem::zeroed() }
 }

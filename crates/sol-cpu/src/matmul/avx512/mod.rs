@@ -3,9 +3,13 @@
 //! As those for [AVX2](super::avx2), a lane being an output, with sixteen weight rows side by side. `vpdpbusd` multiplies four
 //! unsigned weights of a lane with four signed activations and adds all to the lane's sum, so that weights that are signed
 //! carry an offset here, which the activations' sums take off again: integers, hence the same bits.
+//! With few input rows, each reading of some bytes of the sixteen rows fetches as many of the next sixteen.
+//!
+//! Floats: two rows of eight lanes side by side ([`float`]).
 
 mod blocks256;
 mod blocks32;
+mod float;
 mod unpack;
 
 use std::arch::x86_64::*;
@@ -13,7 +17,8 @@ use std::ops::Range;
 
 use sol_weights::DType;
 
-use super::{Block, Job, Panel, avx2, tiles};
+use super::avx2::float::{Bf16, F16, F32};
+use super::{Block, Job, Panel, tiles};
 
 /// Computes a block of the output.
 ///
@@ -24,6 +29,9 @@ pub(super) unsafe fn run(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     // SAFETY: the caller's promises; the format is that of the matrix.
     unsafe {
         match job.matrix.dtype() {
+            DType::F32 => float::run::<F32>(job, block, panel),
+            DType::F16 => float::run::<F16>(job, block, panel),
+            DType::BF16 => float::run::<Bf16>(job, block, panel),
             DType::Q4_0 => tiles::run::<blocks32::Tile<blocks32::Q4_0>>(job, block, panel),
             DType::Q4_1 => tiles::run::<blocks32::Tile<blocks32::Q4_1>>(job, block, panel),
             DType::Q5_0 => tiles::run::<blocks32::Tile<blocks32::Q5_0>>(job, block, panel),
@@ -36,7 +44,7 @@ pub(super) unsafe fn run(job: &Job<'_>, block: &Block, panel: &mut Panel) {
             DType::Q5K => tiles::run::<blocks256::Tile<blocks256::Q5K>>(job, block, panel),
             DType::Q6K => tiles::run::<blocks256::Tile<blocks256::Q6K>>(job, block, panel),
             DType::IQ4XS => tiles::run::<blocks256::Tile<blocks256::Iq4Xs>>(job, block, panel),
-            _ => avx2::run(job, block, panel),
+            other => unreachable!("{other} matrices are refused"),
         }
     }
 }
