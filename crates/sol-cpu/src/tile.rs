@@ -31,7 +31,7 @@ pub(crate) trait Cached: bytemuck::AnyBitPattern {
     /// Sixteen numbers from `at` on.
     ///
     /// # Safety
-    /// AVX-512 F, into whose code this is inlined; there are sixteen.
+    /// AVX-512 F and VL, into whose code this is inlined; there are sixteen.
     #[cfg(target_arch = "x86_64")]
     unsafe fn sixteen(at: *const Self) -> std::arch::x86_64::__m512;
 }
@@ -218,9 +218,9 @@ unsafe fn fma<T: Cached, const N: usize, const W: usize>(
 /// `N` rows, a tile of columns at a time.
 ///
 /// # Safety
-/// AVX-512 F; the rows are there.
+/// AVX-512 F and VL; the rows are there.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn fma512<T: Cached, const N: usize>(a: *const f32, a_rows: Strided, m: Streamed<T>, out: *mut f32, out_rows: Strided) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};

@@ -16,7 +16,7 @@ const WIDE: usize = 6;
 const TALL: usize = 2 * PAIRS;
 
 /// # Safety
-/// AVX-512 F and DQ, AVX2, FMA and F16C; `F` is the format of the job's matrix; this is a block of the job that no other thread
+/// AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C; `F` is the format of the job's matrix; this is a block of the job that no other thread
 /// is at work on.
 pub(super) unsafe fn run<F: Float>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     if block.columns.len() <= FEW {
@@ -55,8 +55,8 @@ pub(super) unsafe fn run<F: Float>(job: &Job<'_>, block: &Block, panel: &mut Pan
 /// Decodes `len` numbers of two rows, and zeros up to a multiple of 8: eight of the first, eight of the second, and so on.
 ///
 /// # Safety
-/// AVX2, FMA, F16C and AVX-512 F; `low` and `high` are to `len` numbers.
-#[target_feature(enable = "avx2,fma,f16c,avx512f")]
+/// As [`run`]; `low` and `high` are to `len` numbers.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn decode<F: Float>(low: *const F::Bits, high: *const F::Bits, len: usize, to: &mut [f32]) {
     for (i, to) in to.as_chunks_mut::<16>().0.iter_mut().take(len.div_ceil(8)).enumerate() {
         let left = len - 8 * i;
@@ -75,7 +75,7 @@ unsafe fn decode<F: Float>(low: *const F::Bits, high: *const F::Bits, len: usize
 ///
 /// # Safety
 /// As [`run`]; `pairs` are decoded.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 #[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
 unsafe fn strip<const C: usize>(job: &Job<'_>, pairs: &[f32], rows: Range<usize>, column: usize, piece: &Piece) {
     let len = piece.end - piece.start;
