@@ -276,9 +276,8 @@ unsafe fn six_bits<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h
     unsafe {
         let [dd, a, b, c] = words16(rows, at);
         (to.d[h], to.dmin[h]) = halves(dd);
-        let top = |v| field::<2>(v, 0x30);
-        let scales = [field::<0>(a, 63), _mm256_or_si256(field::<0>(c, 15), top(a))];
-        let mins = [field::<0>(b, 63), _mm256_or_si256(field::<4>(c, 15), top(b))];
+        let scales = [field::<0>(a, 63), _mm256_or_si256(field::<0>(c, 15), field::<2>(a, 0x30))];
+        let mins = [field::<0>(b, 63), _mm256_or_si256(field::<4>(c, 15), field::<2>(b, 0x30))];
         for g in 0..8 {
             to.scales[g][h] = twice(scales[g / 4], g as i8 % 4);
         }
@@ -355,7 +354,9 @@ impl Format for Q5K {
                     let v = words16(rows, at + 48 + 32 * i + 16 * half);
                     to.sixteen(4 * i + half, both(fields::<0>(v, 15), fields::<-4>(high, 16)));
                     to.sixteen(4 * i + half + 2, both(fields::<4>(v, 15), fields::<-3>(high, 16)));
-                    high = high.map(|high| _mm256_srli_epi16::<2>(high));
+                    for high in &mut high {
+                        *high = _mm256_srli_epi16::<2>(*high);
+                    }
                 }
             }
         }
@@ -481,13 +482,15 @@ impl Format for Q3K {
         // SAFETY: the caller's promises.
         unsafe {
             let (a, b, c) = (word(rows, at + 96), word(rows, at + 100), word(rows, at + 104));
-            let scale = |low, high| _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
-            let scales = [
-                scale(field::<0>(a, 15), field::<-4>(c, 48)),
-                scale(field::<0>(b, 15), field::<-2>(c, 48)),
-                scale(field::<4>(a, 15), field::<0>(c, 48)),
-                scale(field::<4>(b, 15), field::<2>(c, 48)),
+            let mut scales = [
+                _mm256_or_si256(field::<0>(a, 15), field::<-4>(c, 48)),
+                _mm256_or_si256(field::<0>(b, 15), field::<-2>(c, 48)),
+                _mm256_or_si256(field::<4>(a, 15), field::<0>(c, 48)),
+                _mm256_or_si256(field::<4>(b, 15), field::<2>(c, 48)),
             ];
+            for scale in &mut scales {
+                *scale = _mm256_sub_epi8(*scale, _mm256_set1_epi8(32));
+            }
             signed_scales(scales, to, h);
             to.d[h] = half(rows, at + 108);
         }
@@ -506,7 +509,9 @@ impl Format for Q3K {
                     to.sixteen(k + 2, both(fields::<2>(v, 3), fields::<-1>(high, 4)));
                     to.sixteen(k + 4, both(fields::<4>(v, 3), fields::<0>(high, 4)));
                     to.sixteen(k + 6, both(fields::<6>(v, 3), fields::<1>(high, 4)));
-                    high = high.map(|high| _mm256_srli_epi16::<4>(high));
+                    for high in &mut high {
+                        *high = _mm256_srli_epi16::<4>(*high);
+                    }
                 }
             }
         }
@@ -543,8 +548,12 @@ impl Format for Iq4Xs {
             // SAFETY: the caller's promises.
             unsafe {
                 let v = words16(rows, at + 8 + 16 * i);
-                to.sixteen(2 * i, fields::<0>(v, 15).map(|v| levels(v)));
-                to.sixteen(2 * i + 1, fields::<4>(v, 15).map(|v| levels(v)));
+                let (mut low, mut high) = (fields::<0>(v, 15), fields::<4>(v, 15));
+                for v in low.iter_mut().chain(&mut high) {
+                    *v = levels(*v);
+                }
+                to.sixteen(2 * i, low);
+                to.sixteen(2 * i + 1, high);
             }
         }
     }

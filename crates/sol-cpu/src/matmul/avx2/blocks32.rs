@@ -154,9 +154,16 @@ unsafe fn nibbles(rows: &Rows, at: usize) -> [__m256i; 8] {
     // SAFETY: the caller's promises.
     unsafe {
         let [a, b, c, d] = words16(rows, at);
-        let low = |v| field::<0>(v, 15);
-        let high = |v| field::<4>(v, 15);
-        [low(a), low(b), low(c), low(d), high(a), high(b), high(c), high(d)]
+        [
+            field::<0>(a, 15),
+            field::<0>(b, 15),
+            field::<0>(c, 15),
+            field::<0>(d, 15),
+            field::<4>(a, 15),
+            field::<4>(b, 15),
+            field::<4>(c, 15),
+            field::<4>(d, 15),
+        ]
     }
 }
 

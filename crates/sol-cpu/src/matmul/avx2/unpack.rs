@@ -7,14 +7,24 @@ use std::arch::x86_64::*;
 
 use super::Rows;
 
+// Vectors are handled in functions, not in closures, which may be left out of line, where they have no vectors.
+
+/// 16 bytes of rows `i` and `i + 4`.
+#[inline(always)]
+unsafe fn two(rows: &Rows, i: usize, at: usize) -> __m256i {
+    // SAFETY: see the module.
+    unsafe {
+        let low = _mm256_castsi128_si256(_mm_loadu_si128(rows.byte(i, at).cast()));
+        _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(rows.byte(i + 4, at).cast()))
+    }
+}
+
 /// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each.
 #[inline(always)]
 pub(super) unsafe fn words16(rows: &Rows, at: usize) -> [__m256i; 4] {
     // SAFETY: see the module.
     unsafe {
-        let load = |i: usize| _mm_loadu_si128(rows.byte(i, at).cast());
-        let pair = |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(i)), load(i + 4));
-        let four = [pair(0), pair(1), pair(2), pair(3)];
+        let four = [two(rows, 0, at), two(rows, 1, at), two(rows, 2, at), two(rows, 3, at)];
         let [a, b] = [_mm256_unpacklo_epi32(four[0], four[1]), _mm256_unpackhi_epi32(four[0], four[1])];
         let [c, d] = [_mm256_unpacklo_epi32(four[2], four[3]), _mm256_unpackhi_epi32(four[2], four[3])];
         [_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c), _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)]

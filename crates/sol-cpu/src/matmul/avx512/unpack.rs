@@ -7,20 +7,51 @@ use std::arch::x86_64::*;
 
 use super::Rows;
 
+// Vectors are handled in functions, not in closures, which may be left out of line, where they have no vectors.
+
+/// 16 bytes of rows `i`, `i + 4`, `i + 8` and `i + 12`.
+#[inline(always)]
+unsafe fn quad(rows: &Rows, i: usize, at: usize) -> __m512i {
+    // SAFETY: see the module.
+    unsafe {
+        let v = _mm512_castsi128_si512(_mm_loadu_si128(rows.byte(i, at).cast()));
+        let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(rows.byte(i + 4, at).cast()));
+        let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(rows.byte(i + 8, at).cast()));
+        _mm512_inserti32x4::<3>(v, _mm_loadu_si128(rows.byte(i + 12, at).cast()))
+    }
+}
+
+/// A 32-bit word of each of four rows.
+#[inline(always)]
+unsafe fn word4(rows: &Rows, i: usize, at: usize) -> __m128i {
+    let mut w = [0i32; 4];
+    for (r, w) in (i..).zip(&mut w) {
+        // SAFETY: see the module.
+        *w = unsafe { rows.byte(r, at).cast::<i32>().read_unaligned() };
+    }
+    // SAFETY: see the module.
+    unsafe { _mm_setr_epi32(w[0], w[1], w[2], w[3]) }
+}
+
+/// 16 bits of each of eight rows.
+#[inline(always)]
+unsafe fn half8(rows: &Rows, i: usize, at: usize) -> __m128i {
+    let mut h = [0i16; 8];
+    for (r, h) in (i..).zip(&mut h) {
+        // SAFETY: see the module.
+        *h = unsafe { rows.byte(r, at).cast::<i16>().read_unaligned() };
+    }
+    // SAFETY: see the module.
+    unsafe { _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]) }
+}
+
 /// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each.
 #[inline(always)]
 pub(super) unsafe fn words16(rows: &Rows, at: usize) -> [__m512i; 4] {
     // SAFETY: see the module.
     unsafe {
         rows.prefetch(at, 16);
-        let load = |i: usize| _mm_loadu_si128(rows.byte(i, at).cast());
-        let quad = |i: usize| {
-            let v = _mm512_castsi128_si512(load(i));
-            let v = _mm512_inserti32x4::<1>(v, load(i + 4));
-            let v = _mm512_inserti32x4::<2>(v, load(i + 8));
-            _mm512_inserti32x4::<3>(v, load(i + 12))
-        };
-        let four = [quad(0), quad(1), quad(2), quad(3)];
+        let four = [quad(rows, 0, at), quad(rows, 1, at), quad(rows, 2, at), quad(rows, 3, at)];
         let [a, b] = [_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[0], four[1])];
         let [c, d] = [_mm512_unpacklo_epi32(four[2], four[3]), _mm512_unpackhi_epi32(four[2], four[3])];
         [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
@@ -33,12 +64,10 @@ pub(super) unsafe fn word(rows: &Rows, at: usize) -> __m512i {
     // SAFETY: see the module.
     unsafe {
         rows.prefetch(at, 4);
-        let w = |i: usize| rows.byte(i, at).cast::<i32>().read_unaligned();
-        let four = |i: usize| _mm_setr_epi32(w(i), w(i + 1), w(i + 2), w(i + 3));
-        let v = _mm512_castsi128_si512(four(0));
-        let v = _mm512_inserti32x4::<1>(v, four(4));
-        let v = _mm512_inserti32x4::<2>(v, four(8));
-        _mm512_inserti32x4::<3>(v, four(12))
+        let v = _mm512_castsi128_si512(word4(rows, 0, at));
+        let v = _mm512_inserti32x4::<1>(v, word4(rows, 4, at));
+        let v = _mm512_inserti32x4::<2>(v, word4(rows, 8, at));
+        _mm512_inserti32x4::<3>(v, word4(rows, 12, at))
     }
 }
 
@@ -48,9 +77,8 @@ pub(super) unsafe fn half(rows: &Rows, at: usize) -> __m512 {
     // SAFETY: see the module.
     unsafe {
         rows.prefetch(at, 2);
-        let h = |i: usize| rows.byte(i, at).cast::<i16>().read_unaligned();
-        let eight = |i: usize| _mm_setr_epi16(h(i), h(i + 1), h(i + 2), h(i + 3), h(i + 4), h(i + 5), h(i + 6), h(i + 7));
-        _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(eight(0)), eight(8)))
+        let v = _mm256_castsi128_si256(half8(rows, 0, at));
+        _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(v, half8(rows, 8, at)))
     }
 }
 
