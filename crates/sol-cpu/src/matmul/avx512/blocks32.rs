@@ -29,6 +29,39 @@ pub(super) trait Format {
 
     /// Interleaves the block at byte `at`: `q`, unsigned; scale; minimum.
     unsafe fn read(rows: &Rows, at: usize) -> ([__m512i; 8], __m512, __m512);
+
+    /// Whether four blocks are better read together.
+    const FOUR: bool = false;
+
+    /// Interleaves the four blocks at byte `at` and hands on each as soon as it is whole.
+    unsafe fn four(_rows: &Rows, _at: usize, _to: &mut impl Sink) {
+        unreachable!("formats that read four blocks say how")
+    }
+}
+
+/// Where the blocks go that are read together.
+pub(super) trait Sink {
+    /// Block `i` of four, each once, in order. To be inlined as a [`Format`].
+    unsafe fn block(&mut self, i: usize, q: [__m512i; 8], d: __m512, min: __m512);
+}
+
+/// Times the activations of `C` input rows from `first` on, at once.
+struct Multiply<'a, F, const C: usize> {
+    job: &'a Job<'a>,
+    /// The number of the first of the four.
+    b: usize,
+    first: usize,
+    acc: Sums<1, C>,
+    format: PhantomData<F>,
+}
+
+impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
+    #[inline(always)]
+    unsafe fn block(&mut self, i: usize, q: [__m512i; 8], d: __m512, min: __m512) {
+        let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
+        // SAFETY: see `Tile::few`.
+        unsafe { add::<F, 1, C>(self.job, &block, self.b + i, self.first, &mut self.acc) };
+    }
 }
 
 pub(super) struct Tile<F>(PhantomData<F>);
@@ -44,16 +77,22 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
-        let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
-        for b in 0..job.matrix.cols() / 32 {
-            // SAFETY: block `b` lies within each row.
-            unsafe {
-                let (q, d, min) = F::read(rows, b * F::BYTES);
-                let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
-                add::<F, 1, C>(job, &block, b, first, &mut acc);
-            }
+        let (rows, blocks) = (&Rows::new(job.matrix, row), job.matrix.cols() / 32);
+        let mut to = Multiply::<F, C> { job, b: 0, first, acc: *sums, format: PhantomData };
+        while F::FOUR && to.b + 4 <= blocks {
+            // SAFETY: the blocks lie within each row and within the activations.
+            unsafe { F::four(rows, to.b * F::BYTES, &mut to) };
+            to.b += 4;
         }
-        *sums = acc;
+        while to.b < blocks {
+            // SAFETY: as above.
+            unsafe {
+                let (q, d, min) = F::read(rows, to.b * F::BYTES);
+                to.block(0, q, d, min);
+            }
+            to.b += 1;
+        }
+        *sums = to.acc;
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -128,8 +167,14 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
 #[inline(always)]
 unsafe fn nibbles(rows: &Rows, at: usize) -> [__m512i; 8] {
     // SAFETY: the caller's promises.
+    unsafe { split(words16(rows, at)) }
+}
+
+/// The 32 nibbles of 16 bytes.
+#[inline(always)]
+unsafe fn split(v: [__m512i; 4]) -> [__m512i; 8] {
+    // SAFETY: the caller enables the instructions.
     unsafe {
-        let v = words16(rows, at);
         let ([a, b, c, d], [e, f, g, h]) = (fields::<0>(v, 15), fields::<4>(v, 15));
         [a, b, c, d, e, f, g, h]
     }
@@ -176,6 +221,26 @@ impl Format for Q4_1 {
         unsafe {
             let (d, min) = halves(word(rows, at));
             (nibbles(rows, at + 4), d, min)
+        }
+    }
+
+    const FOUR: bool = true;
+
+    #[inline(always)]
+    unsafe fn four(rows: &Rows, at: usize, to: &mut impl Sink) {
+        // SAFETY: the caller's promises. Four blocks of five 32-bit words are five times four words.
+        unsafe {
+            let ([a, b, c, d], [e, f, g, h]) = (words16(rows, at), words16(rows, at + 16));
+            let (scale, min) = halves(a);
+            to.block(0, split([b, c, d, e]), scale, min);
+            let [i, j, k, l] = words16(rows, at + 32);
+            let (scale, min) = halves(f);
+            to.block(1, split([g, h, i, j]), scale, min);
+            let [m, n, o, p] = words16(rows, at + 48);
+            let (scale, min) = halves(k);
+            to.block(2, split([l, m, n, o]), scale, min);
+            let (scale, min) = halves(p);
+            to.block(3, split(words16(rows, at + 64)), scale, min);
         }
     }
 }
