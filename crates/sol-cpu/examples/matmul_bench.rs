@@ -43,8 +43,8 @@ fn main() {
     let pool = Pool::new(threads).expect("threads start");
     println!("{}, {threads} threads", simd_name());
     println!(
-        "{:>7} {:>11} | {:>9} {:>9} | {:>9} {:>9} {:>9} {:>9}",
-        "type", "shape", "n=1 us", "GB/s", "n=4 GOP/s", "n=8", "n=64", "n=512"
+        "{:>7} {:>11} | {:>9} {:>9} | {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "type", "shape", "n=1 us", "GB/s", "n=4 GOP/s", "n=8", "n=16", "n=64", "n=512"
     );
     for dtype in TYPES.iter().filter(|t| wanted(t)) {
         for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (5120, 5120)] {
@@ -80,7 +80,7 @@ fn shape(pool: &Pool, dtype: DType, rows: usize, cols: usize) {
     let one = seconds(1, SHORT.div_ceil(size));
     let gops = |n: usize, seconds: f64| 2.0 * (n * rows * cols) as f64 / seconds / 1e9;
     print!("{:>7} {:>11} | {:>9.1} {:>9.2} |", dtype.name(), format!("{rows}x{cols}"), one * 1e6, size as f64 / one / 1e9);
-    for n in [4, 8, 64, 512] {
+    for n in [4, 8, 16, 64, 512] {
         let calls = (50_000_000 / (n * rows * cols)).max(1);
         print!(" {:>9.1}", gops(n, seconds(n, calls)));
     }

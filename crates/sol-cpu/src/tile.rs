@@ -7,8 +7,12 @@ use crate::cache::TILE;
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::Isa;
 
-/// Queries that share the loads of a tile: six times two sums of eight fill twelve of AVX2's sixteen registers.
+/// Queries that share the loads of a tile with AVX2: six times two sums of eight fill twelve of its sixteen registers.
 pub(crate) const TOGETHER: usize = 6;
+
+/// The same with AVX-512: twelve times two sums of sixteen fill 24 of its 32.
+#[cfg(target_arch = "x86_64")]
+const TOGETHER_512: usize = 12;
 
 /// A number of the cache.
 pub(crate) trait Cached: bytemuck::AnyBitPattern {
@@ -23,6 +27,13 @@ pub(crate) trait Cached: bytemuck::AnyBitPattern {
     /// AVX2 and F16C, into whose code this is inlined; there are eight.
     #[cfg(target_arch = "x86_64")]
     unsafe fn eight(at: *const Self) -> std::arch::x86_64::__m256;
+
+    /// Sixteen numbers from `at` on.
+    ///
+    /// # Safety
+    /// AVX-512 F and VL, into whose code this is inlined; there are sixteen.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn sixteen(at: *const Self) -> std::arch::x86_64::__m512;
 }
 
 impl Cached for f32 {
@@ -39,6 +50,13 @@ impl Cached for f32 {
     unsafe fn eight(at: *const Self) -> std::arch::x86_64::__m256 {
         // SAFETY: the caller's promises.
         unsafe { std::arch::x86_64::_mm256_loadu_ps(at) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn sixteen(at: *const Self) -> std::arch::x86_64::__m512 {
+        // SAFETY: the caller's promises.
+        unsafe { std::arch::x86_64::_mm512_loadu_ps(at) }
     }
 }
 
@@ -58,6 +76,14 @@ impl Cached for f16 {
         use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps};
         // SAFETY: the caller's promises.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn sixteen(at: *const Self) -> std::arch::x86_64::__m512 {
+        use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps};
+        // SAFETY: the caller's promises.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
     }
 }
 
@@ -91,6 +117,29 @@ pub(crate) fn accumulate<T: Cached>(
     #[cfg(target_arch = "x86_64")]
     if Isa::selected().has_avx2() {
         let m = Streamed { at: m.as_ptr(), stride, next: next.unwrap_or(m).as_ptr() };
+        if Isa::selected().has_avx512() {
+            for first in (0..count).step_by(TOGETHER_512) {
+                // SAFETY: as below.
+                unsafe {
+                    let (a, out) = (a.as_ptr().add(first * a_rows.stride), out.as_mut_ptr().add(first * out_rows.stride));
+                    match count - first {
+                        1 => fma512::<T, 1>(a, a_rows, m, out, out_rows),
+                        2 => fma512::<T, 2>(a, a_rows, m, out, out_rows),
+                        3 => fma512::<T, 3>(a, a_rows, m, out, out_rows),
+                        4 => fma512::<T, 4>(a, a_rows, m, out, out_rows),
+                        5 => fma512::<T, 5>(a, a_rows, m, out, out_rows),
+                        6 => fma512::<T, 6>(a, a_rows, m, out, out_rows),
+                        7 => fma512::<T, 7>(a, a_rows, m, out, out_rows),
+                        8 => fma512::<T, 8>(a, a_rows, m, out, out_rows),
+                        9 => fma512::<T, 9>(a, a_rows, m, out, out_rows),
+                        10 => fma512::<T, 10>(a, a_rows, m, out, out_rows),
+                        11 => fma512::<T, 11>(a, a_rows, m, out, out_rows),
+                        _ => fma512::<T, TOGETHER_512>(a, a_rows, m, out, out_rows),
+                    }
+                }
+            }
+            return;
+        }
         for first in (0..count).step_by(TOGETHER) {
             // SAFETY: an `Isa` is what the machine has, and the rows are there by the assertions.
             unsafe {
@@ -166,6 +215,49 @@ unsafe fn fma<T: Cached, const N: usize, const W: usize>(
     }
 }
 
+/// `N` rows, a tile of columns at a time.
+///
+/// # Safety
+/// AVX-512 F and VL; the rows are there.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl")]
+unsafe fn fma512<T: Cached, const N: usize>(a: *const f32, a_rows: Strided, m: Streamed<T>, out: *mut f32, out_rows: Strided) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+    const W: usize = TILE / 16;
+    for j in (0..out_rows.len).step_by(TILE) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); W]; N];
+            for (q, sums) in sums.iter_mut().enumerate() {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_loadu_ps(out.add(q * out_rows.stride + j + 16 * v));
+                }
+            }
+            for i in 0..a_rows.len {
+                let offset = i * m.stride + j;
+                // Fetching reads nothing, so the address may be any.
+                _mm_prefetch::<_MM_HINT_T0>(m.next.wrapping_add(offset).cast());
+                let mut row = [_mm512_setzero_ps(); W];
+                for (v, row) in row.iter_mut().enumerate() {
+                    *row = T::sixteen(m.at.add(offset + 16 * v));
+                }
+                for (q, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm512_set1_ps(*a.add(q * a_rows.stride + i));
+                    for (sum, row) in sums.iter_mut().zip(&row) {
+                        *sum = _mm512_fmadd_ps(x, *row, *sum);
+                    }
+                }
+            }
+            for (q, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    _mm512_storeu_ps(out.add(q * out_rows.stride + j + 16 * v), *sum);
+                }
+            }
+        }
+    }
+}
+
 /// The portable twin, one row.
 fn portable<T: Cached>(a: &[f32], m: &[T], stride: usize, out: &mut [f32]) {
     for (tile, out) in out.chunks_exact_mut(TILE).enumerate() {
@@ -213,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_fma_kernel_agrees_with_its_scalar_twin_and_alone_with_together() {
-        let (rows, keys, width) = (2 * TOGETHER + 1, 19, 2 * TILE);
+        let (rows, keys, width) = (3 * TOGETHER + 1, 19, 2 * TILE);
         let (a, m) = (wave(rows * 20, 0.7), wave(keys * 80, 0.3));
         let halves: Vec<f16> = m.iter().map(|x| f16::from_f32(*x)).collect();
         let exact: Vec<f32> = halves.iter().map(|h| h.to_f32()).collect();

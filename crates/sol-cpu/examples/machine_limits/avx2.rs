@@ -48,6 +48,10 @@ pub(super) fn measure(options: &Options) -> Result<Limits, String> {
     counting("f32_fma", "32-bit floats, multiply-add", "GFLOP/s", 2 * 8 * 12, f32_fma);
     counting("int8", "8-bit integers, maddubs + madd + add", "GOP/s", 2 * 32 * 12, int8);
     counting("int4", "4-bit by 8-bit, maddubs + add, widened once in 8", "GOP/s", 2 * 32 * 16, int4);
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+        counting("f32_fma512", "32-bit floats, multiply-add, AVX-512", "GFLOP/s", 2 * 16 * 12, f32_fma512);
+        counting("vnni512", "8-bit integers, dpbusd, AVX-512 VNNI", "GOP/s", 2 * 64 * 12, vnni512);
+    }
     Ok(Limits { figures: bench.figures, huge })
 }
 
@@ -338,4 +342,51 @@ fn int4(turns: u64) {
             widen!("ymm1", "ymm11"),
         );
     }
+}
+
+/// As [`registers`], twelve times one instruction with sums in `zmm0` to `zmm11` and both factors in `zmm14` and `zmm15`.
+macro_rules! wide_registers {
+    ($turns:expr, $instruction:literal) => {
+        asm!(
+            "vzeroall",
+            "mov {bits:e}, 0x3f000000",
+            "vpbroadcastd zmm15, {bits:e}",
+            "vmovdqa64 zmm14, zmm15",
+            "2:",
+            concat!($instruction, " zmm0, zmm14, zmm15"),
+            concat!($instruction, " zmm1, zmm14, zmm15"),
+            concat!($instruction, " zmm2, zmm14, zmm15"),
+            concat!($instruction, " zmm3, zmm14, zmm15"),
+            concat!($instruction, " zmm4, zmm14, zmm15"),
+            concat!($instruction, " zmm5, zmm14, zmm15"),
+            concat!($instruction, " zmm6, zmm14, zmm15"),
+            concat!($instruction, " zmm7, zmm14, zmm15"),
+            concat!($instruction, " zmm8, zmm14, zmm15"),
+            concat!($instruction, " zmm9, zmm14, zmm15"),
+            concat!($instruction, " zmm10, zmm14, zmm15"),
+            concat!($instruction, " zmm11, zmm14, zmm15"),
+            "dec {turns}",
+            "jnz 2b",
+            turns = inout(reg) $turns => _,
+            bits = out(reg) _,
+            out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _,
+            out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _,
+            out("zmm14") _, out("zmm15") _,
+            options(nostack, nomem),
+        )
+    };
+}
+
+/// 12 multiply-adds of 16 floats a turn.
+#[target_feature(enable = "avx512f")]
+fn f32_fma512(turns: u64) {
+    // SAFETY: touches registers only; `turns` is at least 1.
+    unsafe { wide_registers!(turns.max(1), "vfmadd231ps") };
+}
+
+/// 12 times 64 multiply-adds of bytes into 32 bits a turn.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn vnni512(turns: u64) {
+    // SAFETY: touches registers only; `turns` is at least 1.
+    unsafe { wide_registers!(turns.max(1), "vpdpbusd") };
 }

@@ -214,7 +214,7 @@ fn quantise_rows<'a, const N: usize>(
         Level::Portable => rows::<N>(x, cols, to, d, &mut seen),
         // SAFETY: an `Isa` is what the machine has.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { rows_avx2::<N>(x, cols, to, d, &mut seen) },
+        Level::Avx2 | Level::Avx512 => unsafe { rows_avx2::<N>(x, cols, to, d, &mut seen) },
     }
 }
 

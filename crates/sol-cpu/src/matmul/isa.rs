@@ -20,6 +20,9 @@ pub(super) enum Level {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// With VNNI; what it has not, it takes from AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Isa {
@@ -29,6 +32,14 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
             all.push(Self(Level::Avx2));
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                all.push(Self(Level::Avx512));
+            }
         }
         all
     }
@@ -58,11 +69,17 @@ impl Isa {
         self.0 != Level::Portable
     }
 
+    /// Whether the kernels outside this module may use AVX-512 F, BW, DQ and VL too.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx512(self) -> bool {
+        self.0 == Level::Avx512
+    }
+
     /// What the user should know about this choice.
     pub(crate) fn notice(self) -> Option<String> {
         let why = match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => return None,
+            Level::Avx2 | Level::Avx512 => return None,
             Level::Portable if self != Self::best() => format!("{SETTING}={}", self.name()),
             Level::Portable if cfg!(target_arch = "x86_64") => "this CPU has no AVX2 (with FMA and F16C)".into(),
             Level::Portable => format!("there are no kernels for {} yet", std::env::consts::ARCH),
@@ -76,6 +93,8 @@ impl Isa {
             Level::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "AVX512",
         }
     }
 

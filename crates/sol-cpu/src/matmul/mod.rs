@@ -12,10 +12,14 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod isa;
 mod panel;
 mod portable;
 mod split;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -229,6 +233,9 @@ impl Job<'_> {
             // SAFETY: the caller's promise, and an `Isa` is what the machine has.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2::run(self, &block, panel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::run(self, &block, panel) },
         }
     }
 

@@ -4,11 +4,13 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::Job;
+use super::super::tiles::{self, HALVES};
+use super::super::{Job, Matrix};
 use super::unpack::{
-    Rows, as_written, field, four, halves, in_lanes, levels, load, pair, pair_signed, signed, twice, twice_signed, unsigned,
+    as_written, field, four, half, halves, in_lanes, levels, load, pair, pair_signed, signed, twice, twice_signed, unsigned,
+    word, words16,
 };
-use super::{HALVES, Sums};
+use super::{Lanes, Rows, Sums};
 
 /// The scales of a super-block of `8 * H` interleaved rows.
 #[repr(C, align(64))]
@@ -128,14 +130,16 @@ unsafe fn product<F: Format>(w: __m256i, x: __m256i) -> __m256i {
 
 pub(super) struct Tile<F>(PhantomData<F>);
 
-impl<F: Format> super::Tile for Tile<F> {
+impl<F: Format> tiles::Tile for Tile<F> {
+    type Lanes = Lanes;
+
     const BLOCK: usize = 256;
 
     type Block = Block<HALVES>;
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn few<const C: usize>(job: &Job<'_>, rows: &Rows, first: usize, sums: &mut Sums<1, C>) {
-        let mut acc = *sums;
+    unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
+        let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
         // SAFETY: any bytes are scales.
         let mut scales: Scales<1> = unsafe { std::mem::zeroed() };
         let x = &job.q256.q;
@@ -164,7 +168,8 @@ impl<F: Format> super::Tile for Tile<F> {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn pack(rows: &Rows, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
+    unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
+        let rows = &Rows::new(matrix, row);
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
             unsafe {
@@ -269,11 +274,10 @@ unsafe fn settle<F: Format, const H: usize, const C: usize>(
 unsafe fn six_bits<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
     // SAFETY: the caller's promises.
     unsafe {
-        let [dd, a, b, c] = rows.words16(at);
+        let [dd, a, b, c] = words16(rows, at);
         (to.d[h], to.dmin[h]) = halves(dd);
-        let top = |v| field::<2>(v, 0x30);
-        let scales = [field::<0>(a, 63), _mm256_or_si256(field::<0>(c, 15), top(a))];
-        let mins = [field::<0>(b, 63), _mm256_or_si256(field::<4>(c, 15), top(b))];
+        let scales = [field::<0>(a, 63), _mm256_or_si256(field::<0>(c, 15), field::<2>(a, 0x30))];
+        let mins = [field::<0>(b, 63), _mm256_or_si256(field::<4>(c, 15), field::<2>(b, 0x30))];
         for g in 0..8 {
             to.scales[g][h] = twice(scales[g / 4], g as i8 % 4);
         }
@@ -316,7 +320,7 @@ impl Format for Q4K {
         for i in 0..8 {
             // SAFETY: the caller's promises.
             unsafe {
-                let v = rows.words16(at + 16 + 16 * i);
+                let v = words16(rows, at + 16 + 16 * i);
                 let k = i / 2 * 4 + i % 2;
                 to.sixteen(k, fields::<0>(v, 15));
                 to.sixteen(k + 2, fields::<4>(v, 15));
@@ -345,12 +349,14 @@ impl Format for Q5K {
             // SAFETY: the caller's promises.
             unsafe {
                 // Bit g of each byte is the fifth bit of group g.
-                let mut high = rows.words16(at + 16 + 16 * half);
+                let mut high = words16(rows, at + 16 + 16 * half);
                 for i in 0..4 {
-                    let v = rows.words16(at + 48 + 32 * i + 16 * half);
+                    let v = words16(rows, at + 48 + 32 * i + 16 * half);
                     to.sixteen(4 * i + half, both(fields::<0>(v, 15), fields::<-4>(high, 16)));
                     to.sixteen(4 * i + half + 2, both(fields::<4>(v, 15), fields::<-3>(high, 16)));
-                    high = high.map(|high| _mm256_srli_epi16::<2>(high));
+                    for high in &mut high {
+                        *high = _mm256_srli_epi16::<2>(*high);
+                    }
                 }
             }
         }
@@ -369,8 +375,8 @@ impl Format for Q6K {
     unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
-            signed_scales(rows.words16(at + 192), to, h);
-            to.d[h] = rows.half(at + 208);
+            signed_scales(words16(rows, at + 192), to, h);
+            to.d[h] = half(rows, at + 208);
         }
     }
 
@@ -380,11 +386,11 @@ impl Format for Q6K {
             // SAFETY: the caller's promises.
             unsafe {
                 let (n, half) = (i / 2, i % 2);
-                let high = rows.words16(at + 128 + 32 * n + 16 * half);
-                let a = rows.words16(at + 64 * n + 16 * half);
+                let high = words16(rows, at + 128 + 32 * n + 16 * half);
+                let a = words16(rows, at + 64 * n + 16 * half);
                 to.sixteen(8 * n + half, both(fields::<0>(a, 15), fields::<-4>(high, 48)));
                 to.sixteen(8 * n + half + 4, both(fields::<4>(a, 15), fields::<0>(high, 48)));
-                let b = rows.words16(at + 64 * n + 32 + 16 * half);
+                let b = words16(rows, at + 64 * n + 32 + 16 * half);
                 to.sixteen(8 * n + half + 2, both(fields::<0>(b, 15), fields::<-2>(high, 48)));
                 to.sixteen(8 * n + half + 6, both(fields::<4>(b, 15), fields::<2>(high, 48)));
             }
@@ -397,7 +403,7 @@ impl Format for Q6K {
     unsafe fn row(rows: &Rows, r: usize, at: usize, x: *const i8) -> __m256i {
         // SAFETY: the caller's promises.
         unsafe {
-            let (block, low, two) = (rows.block(r, at), _mm256_set1_epi8(15), _mm256_set1_epi8(48));
+            let (block, low, two) = (rows.byte(r, at), _mm256_set1_epi8(15), _mm256_set1_epi8(48));
             let scales = _mm_loadu_si128(block.add(192).cast());
             let mut sum = _mm256_setzero_si256();
             for n in 0..2 {
@@ -437,8 +443,8 @@ impl Format for Q2K {
     unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
-            let both = rows.words16(at);
-            (to.d[h], to.dmin[h]) = halves(rows.word(at + 80));
+            let both = words16(rows, at);
+            (to.d[h], to.dmin[h]) = halves(word(rows, at + 80));
             for g in 0..16 {
                 to.scales[g][h] = twice(field::<0>(both[g / 4], 15), g as i8 % 4);
             }
@@ -453,7 +459,7 @@ impl Format for Q2K {
         for i in 0..4 {
             // SAFETY: the caller's promises.
             unsafe {
-                let (v, k) = (rows.words16(at + 16 + 16 * i), i / 2 * 8 + i % 2);
+                let (v, k) = (words16(rows, at + 16 + 16 * i), i / 2 * 8 + i % 2);
                 to.sixteen(k, fields::<0>(v, 3));
                 to.sixteen(k + 2, fields::<2>(v, 3));
                 to.sixteen(k + 4, fields::<4>(v, 3));
@@ -475,16 +481,18 @@ impl Format for Q3K {
     unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
-            let (a, b, c) = (rows.word(at + 96), rows.word(at + 100), rows.word(at + 104));
-            let scale = |low, high| _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
-            let scales = [
-                scale(field::<0>(a, 15), field::<-4>(c, 48)),
-                scale(field::<0>(b, 15), field::<-2>(c, 48)),
-                scale(field::<4>(a, 15), field::<0>(c, 48)),
-                scale(field::<4>(b, 15), field::<2>(c, 48)),
+            let (a, b, c) = (word(rows, at + 96), word(rows, at + 100), word(rows, at + 104));
+            let mut scales = [
+                _mm256_or_si256(field::<0>(a, 15), field::<-4>(c, 48)),
+                _mm256_or_si256(field::<0>(b, 15), field::<-2>(c, 48)),
+                _mm256_or_si256(field::<4>(a, 15), field::<0>(c, 48)),
+                _mm256_or_si256(field::<4>(b, 15), field::<2>(c, 48)),
             ];
+            for scale in &mut scales {
+                *scale = _mm256_sub_epi8(*scale, _mm256_set1_epi8(32));
+            }
             signed_scales(scales, to, h);
-            to.d[h] = rows.half(at + 108);
+            to.d[h] = half(rows, at + 108);
         }
     }
 
@@ -494,14 +502,16 @@ impl Format for Q3K {
             // SAFETY: the caller's promises.
             unsafe {
                 // Bit g of each byte is the third bit of group g of 32.
-                let mut high = rows.words16(at + 16 * half);
+                let mut high = words16(rows, at + 16 * half);
                 for n in 0..2 {
-                    let (v, k) = (rows.words16(at + 32 + 32 * n + 16 * half), 8 * n + half);
+                    let (v, k) = (words16(rows, at + 32 + 32 * n + 16 * half), 8 * n + half);
                     to.sixteen(k, both(fields::<0>(v, 3), fields::<-2>(high, 4)));
                     to.sixteen(k + 2, both(fields::<2>(v, 3), fields::<-1>(high, 4)));
                     to.sixteen(k + 4, both(fields::<4>(v, 3), fields::<0>(high, 4)));
                     to.sixteen(k + 6, both(fields::<6>(v, 3), fields::<1>(high, 4)));
-                    high = high.map(|high| _mm256_srli_epi16::<4>(high));
+                    for high in &mut high {
+                        *high = _mm256_srli_epi16::<4>(*high);
+                    }
                 }
             }
         }
@@ -519,7 +529,7 @@ impl Format for Iq4Xs {
     unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
-            let (first, low) = (rows.word(at), rows.word(at + 4));
+            let (first, low) = (word(rows, at), word(rows, at + 4));
             to.d[h] = halves(first).0;
             for g in 0..8 {
                 // Four bits of group g at 4 g of one word, two at 16 + 2 g of the other.
@@ -537,9 +547,13 @@ impl Format for Iq4Xs {
         for i in 0..8 {
             // SAFETY: the caller's promises.
             unsafe {
-                let v = rows.words16(at + 8 + 16 * i);
-                to.sixteen(2 * i, fields::<0>(v, 15).map(|v| levels(v)));
-                to.sixteen(2 * i + 1, fields::<4>(v, 15).map(|v| levels(v)));
+                let v = words16(rows, at + 8 + 16 * i);
+                let (mut low, mut high) = (fields::<0>(v, 15), fields::<4>(v, 15));
+                for v in low.iter_mut().chain(&mut high) {
+                    *v = levels(*v);
+                }
+                to.sixteen(2 * i, low);
+                to.sixteen(2 * i + 1, high);
             }
         }
     }

@@ -4,9 +4,10 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::Job;
-use super::unpack::{Rows, as_written, field, four, halves, in_lanes, levels, signed, unsigned};
-use super::{HALVES, Sums};
+use super::super::tiles::{self, HALVES};
+use super::super::{Job, Matrix};
+use super::unpack::{as_written, field, four, half, halves, in_lanes, levels, signed, unsigned, word, words16};
+use super::{Lanes, Rows, Sums};
 
 /// A block of `8 * H` interleaved rows.
 #[repr(C, align(64))]
@@ -34,14 +35,16 @@ pub(super) trait Format {
 
 pub(super) struct Tile<F>(PhantomData<F>);
 
-impl<F: Format> super::Tile for Tile<F> {
+impl<F: Format> tiles::Tile for Tile<F> {
+    type Lanes = Lanes;
+
     const BLOCK: usize = 32;
 
     type Block = Block<HALVES>;
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn few<const C: usize>(job: &Job<'_>, rows: &Rows, first: usize, sums: &mut Sums<1, C>) {
-        let mut acc = *sums;
+    unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
+        let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
         for b in 0..job.matrix.cols() / 32 {
             // SAFETY: block `b` lies within each row.
             unsafe {
@@ -55,7 +58,8 @@ impl<F: Format> super::Tile for Tile<F> {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn pack(rows: &Rows, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
+    unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
+        let rows = &Rows::new(matrix, row);
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
             let (q, d, min) = unsafe {
@@ -149,10 +153,17 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
 unsafe fn nibbles(rows: &Rows, at: usize) -> [__m256i; 8] {
     // SAFETY: the caller's promises.
     unsafe {
-        let [a, b, c, d] = rows.words16(at);
-        let low = |v| field::<0>(v, 15);
-        let high = |v| field::<4>(v, 15);
-        [low(a), low(b), low(c), low(d), high(a), high(b), high(c), high(d)]
+        let [a, b, c, d] = words16(rows, at);
+        [
+            field::<0>(a, 15),
+            field::<0>(b, 15),
+            field::<0>(c, 15),
+            field::<0>(d, 15),
+            field::<4>(a, 15),
+            field::<4>(b, 15),
+            field::<4>(c, 15),
+            field::<4>(d, 15),
+        ]
     }
 }
 
@@ -161,7 +172,7 @@ unsafe fn nibbles(rows: &Rows, at: usize) -> [__m256i; 8] {
 unsafe fn five_bits(rows: &Rows, high: usize, at: usize) -> [__m256i; 8] {
     // SAFETY: the caller's promises.
     unsafe {
-        let (mut q, bits) = (nibbles(rows, at), rows.word(high));
+        let (mut q, bits) = (nibbles(rows, at), word(rows, high));
         for (k, q) in q.iter_mut().enumerate() {
             // Bits 4 k .. 4 k + 4 of the lane, one to a byte.
             let mine = _mm256_set1_epi32(if k % 2 == 0 { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
@@ -183,7 +194,7 @@ impl Format for Q4_0 {
     #[inline(always)]
     unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
         // SAFETY: the caller's promises.
-        unsafe { (nibbles(rows, at + 2), rows.half(at), super::zero()) }
+        unsafe { (nibbles(rows, at + 2), half(rows, at), super::zero()) }
     }
 }
 
@@ -198,7 +209,7 @@ impl Format for Q4_1 {
     unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
         // SAFETY: the caller's promises.
         unsafe {
-            let (d, min) = halves(rows.word(at));
+            let (d, min) = halves(word(rows, at));
             (nibbles(rows, at + 4), d, min)
         }
     }
@@ -214,7 +225,7 @@ impl Format for Q5_0 {
     #[inline(always)]
     unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
         // SAFETY: the caller's promises.
-        unsafe { (five_bits(rows, at + 2, at + 6), rows.half(at), super::zero()) }
+        unsafe { (five_bits(rows, at + 2, at + 6), half(rows, at), super::zero()) }
     }
 }
 
@@ -229,7 +240,7 @@ impl Format for Q5_1 {
     unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
         // SAFETY: the caller's promises.
         unsafe {
-            let (d, min) = halves(rows.word(at));
+            let (d, min) = halves(word(rows, at));
             (five_bits(rows, at + 4, at + 8), d, min)
         }
     }
@@ -245,8 +256,8 @@ impl Format for Q8_0 {
     unsafe fn read(rows: &Rows, at: usize) -> ([__m256i; 8], __m256, __m256) {
         // SAFETY: the caller's promises.
         unsafe {
-            let ([a, b, c, d], [e, f, g, h]) = (rows.words16(at + 2), rows.words16(at + 18));
-            ([a, b, c, d, e, f, g, h], rows.half(at), super::zero())
+            let ([a, b, c, d], [e, f, g, h]) = (words16(rows, at + 2), words16(rows, at + 18));
+            ([a, b, c, d, e, f, g, h], half(rows, at), super::zero())
         }
     }
 }
@@ -265,7 +276,7 @@ impl Format for Iq4Nl {
             for q in &mut q {
                 *q = levels(*q);
             }
-            (q, rows.half(at), super::zero())
+            (q, half(rows, at), super::zero())
         }
     }
 }

@@ -11,10 +11,10 @@ const TALL: usize = 4;
 const WIDE: usize = 3;
 
 /// From one decoded row to the next: rows must not all fall into the same cache sets.
-const PITCH: usize = DEPTH + 16;
+pub(in super::super) const PITCH: usize = DEPTH + 16;
 
 /// A number format. Its functions are to be inlined into kernels that enable AVX2 and F16C.
-pub(super) trait Float {
+pub(in super::super) trait Float {
     type Bits: Copy + Default;
 
     /// Whether decoding costs enough to be done once for many input rows.
@@ -24,7 +24,7 @@ pub(super) trait Float {
     unsafe fn load(at: *const Self::Bits) -> __m256;
 }
 
-pub(super) struct F32;
+pub(in super::super) struct F32;
 
 impl Float for F32 {
     type Bits = f32;
@@ -38,7 +38,7 @@ impl Float for F32 {
     }
 }
 
-pub(super) struct F16;
+pub(in super::super) struct F16;
 
 impl Float for F16 {
     type Bits = u16;
@@ -50,7 +50,7 @@ impl Float for F16 {
     }
 }
 
-pub(super) struct Bf16;
+pub(in super::super) struct Bf16;
 
 impl Float for Bf16 {
     type Bits = u16;
@@ -70,7 +70,7 @@ type Sums<const C: usize> = [[__m256; TALL]; C];
 
 /// # Safety
 /// AVX2, FMA and F16C; `F` is the format of the job's matrix; this is a block of the job that no other thread is at work on.
-pub(super) unsafe fn run<F: Float>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
+pub(in super::super) unsafe fn run<F: Float>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     // SAFETY: the caller's promises.
     unsafe {
         if block.columns.len() <= FEW {
@@ -100,12 +100,12 @@ pub(super) unsafe fn run<F: Float>(job: &Job<'_>, block: &Block, panel: &mut Pan
 }
 
 /// Where a piece of a weight row is; the block's last row stands for those beyond it, whose results are not stored.
-fn weights<F: Float>(job: &Job<'_>, block: &Block, row: usize, piece: &Piece) -> *const F::Bits {
+pub(in super::super) fn weights<F: Float>(job: &Job<'_>, block: &Block, row: usize, piece: &Piece) -> *const F::Bits {
     job.matrix.row(row.min(block.rows.end - 1)).as_ptr().cast::<F::Bits>().wrapping_add(piece.start)
 }
 
 /// Cuts columns into pieces; no columns are one piece.
-fn pieces(cols: usize, mut f: impl FnMut(Piece)) {
+pub(in super::super) fn pieces(cols: usize, mut f: impl FnMut(Piece)) {
     let mut start = 0;
     loop {
         let end = cols.min(start + DEPTH);
@@ -118,11 +118,11 @@ fn pieces(cols: usize, mut f: impl FnMut(Piece)) {
 }
 
 /// Some columns of the matrix.
-struct Piece {
-    start: usize,
-    end: usize,
+pub(in super::super) struct Piece {
+    pub(in super::super) start: usize,
+    pub(in super::super) end: usize,
     /// Of the whole matrix.
-    cols: usize,
+    pub(in super::super) cols: usize,
 }
 
 /// Adds a piece's products to the block. `row` tells where the piece of a weight row is. With `AHEAD`, the rows lie in memory
@@ -178,25 +178,36 @@ unsafe fn strip<F: Float, const C: usize, const AHEAD: bool>(
     // SAFETY: the caller's promises.
     unsafe { multiply::<F, C>(weights, &x, piece.end - piece.start, ahead, &mut sums) };
     for (c, sums) in sums.iter().enumerate() {
-        // SAFETY: an output of this thread's block; `add_up` has the features that this function has.
-        unsafe {
-            let out = job.at(column + c, rows.start);
+        // SAFETY: outputs of this thread's block.
+        unsafe { settle(job, rows.clone(), column + c, piece, sums) };
+    }
+}
+
+/// Adds up a piece's sums of up to `TALL` weight rows and one input row, and adds them to what came before; with the bias after
+/// the last piece.
+///
+/// # Safety
+/// AVX2; `rows` of input row `column` are the job's, and nobody else works on them.
+#[target_feature(enable = "avx2")]
+pub(in super::super) unsafe fn settle(job: &Job<'_>, rows: Range<usize>, column: usize, piece: &Piece, sums: &[__m256; TALL]) {
+    // SAFETY: the caller's promises; `add_up` has the features that this function has.
+    unsafe {
+        let out = job.at(column, rows.start);
+        let mut values = [0.0f32; TALL];
+        if piece.start > 0 {
+            out.copy_to_nonoverlapping(values.as_mut_ptr(), rows.len());
+        }
+        let mut sum = _mm_add_ps(_mm_loadu_ps(values.as_ptr()), add_up(sums));
+        if let Some(bias) = job.bias.filter(|_| piece.end == piece.cols) {
             let mut values = [0.0f32; TALL];
-            if piece.start > 0 {
-                out.copy_to_nonoverlapping(values.as_mut_ptr(), rows.len());
-            }
-            let mut sum = _mm_add_ps(_mm_loadu_ps(values.as_ptr()), add_up(sums));
-            if let Some(bias) = job.bias.filter(|_| piece.end == piece.cols) {
-                let mut values = [0.0f32; TALL];
-                values[..rows.len()].copy_from_slice(&bias[rows.clone()]);
-                sum = _mm_add_ps(sum, _mm_loadu_ps(values.as_ptr()));
-            }
-            if rows.len() == TALL {
-                _mm_storeu_ps(out, sum);
-            } else {
-                _mm_storeu_ps(values.as_mut_ptr(), sum);
-                out.copy_from_nonoverlapping(values.as_ptr(), rows.len());
-            }
+            values[..rows.len()].copy_from_slice(&bias[rows.clone()]);
+            sum = _mm_add_ps(sum, _mm_loadu_ps(values.as_ptr()));
+        }
+        if rows.len() == TALL {
+            _mm_storeu_ps(out, sum);
+        } else {
+            _mm_storeu_ps(values.as_mut_ptr(), sum);
+            out.copy_from_nonoverlapping(values.as_ptr(), rows.len());
         }
     }
 }
@@ -253,7 +264,7 @@ unsafe fn multiply<F: Float, const C: usize>(
 /// # Safety
 /// `from` is to `len < 8` numbers.
 #[inline(always)]
-unsafe fn padded<T: Copy + Default>(from: *const T, len: usize) -> [T; 8] {
+pub(in super::super) unsafe fn padded<T: Copy + Default>(from: *const T, len: usize) -> [T; 8] {
     let mut all = [T::default(); 8];
     // SAFETY: the caller's promise. As bytes, because rows of a file need not be aligned.
     unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), all.as_mut_ptr().cast(), len * size_of::<T>()) };

@@ -5,76 +5,49 @@
 
 use std::arch::x86_64::*;
 
-use super::super::Matrix;
+use super::Rows;
 
-/// Eight weight rows.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    rows: [*const u8; 8],
-    /// Where the eight rows after them start.
-    next: *const u8,
+// Vectors are handled in functions, not in closures, which may be left out of line, where they have no vectors.
+
+/// 16 bytes of rows `i` and `i + 4`.
+#[inline(always)]
+unsafe fn two(rows: &Rows, i: usize, at: usize) -> __m256i {
+    // SAFETY: see the module.
+    unsafe {
+        let low = _mm256_castsi128_si256(_mm_loadu_si128(rows.byte(i, at).cast()));
+        _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(rows.byte(i + 4, at).cast()))
+    }
 }
 
-impl Rows {
-    /// Rows `first..first + 8`. Rows beyond the last one are the last one again: their results are not stored.
-    ///
-    /// # Panics
-    /// When the matrix has no rows.
-    pub(super) fn new(matrix: &Matrix, first: usize) -> Self {
-        let rows: [_; 8] = std::array::from_fn(|i| matrix.row((first + i).min(matrix.rows() - 1)).as_ptr());
-        Self { rows, next: rows[0].wrapping_add(8 * matrix.row_bytes) }
+/// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each.
+#[inline(always)]
+pub(super) unsafe fn words16(rows: &Rows, at: usize) -> [__m256i; 4] {
+    // SAFETY: see the module.
+    unsafe {
+        let four = [two(rows, 0, at), two(rows, 1, at), two(rows, 2, at), two(rows, 3, at)];
+        let [a, b] = [_mm256_unpacklo_epi32(four[0], four[1]), _mm256_unpackhi_epi32(four[0], four[1])];
+        let [c, d] = [_mm256_unpacklo_epi32(four[2], four[3]), _mm256_unpackhi_epi32(four[2], four[3])];
+        [_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c), _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)]
     }
+}
 
-    /// Fetches the part of the next eight rows that is as far from their start as the eight blocks of `bytes` at `at` are from
-    /// the start of these. Eight rows at once are too many streams, and each too short, for a processor to foresee; but as
-    /// they lie one after the other, all of the next eight are simply the next bytes.
-    #[inline(always)]
-    pub(super) unsafe fn prefetch(&self, at: usize, bytes: usize) {
-        for line in (0..8 * bytes).step_by(64) {
-            // SAFETY: fetching ahead reads nothing, so the address may be any.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.next.wrapping_add(8 * at + line).cast()) };
-        }
+/// A 32-bit word of each row.
+#[inline(always)]
+pub(super) unsafe fn word(rows: &Rows, at: usize) -> __m256i {
+    // SAFETY: see the module.
+    unsafe {
+        let w = |i: usize| rows.byte(i, at).cast::<i32>().read_unaligned();
+        _mm256_setr_epi32(w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7))
     }
+}
 
-    /// Where byte `at` of row `r` lies.
-    #[inline(always)]
-    pub(super) unsafe fn block(&self, r: usize, at: usize) -> *const u8 {
-        // SAFETY: see the module.
-        unsafe { self.rows[r].add(at) }
-    }
-
-    /// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each.
-    #[inline(always)]
-    pub(super) unsafe fn words16(&self, at: usize) -> [__m256i; 4] {
-        // SAFETY: see the module.
-        unsafe {
-            let load = |i: usize| _mm_loadu_si128(self.rows[i].add(at).cast());
-            let pair = |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(i)), load(i + 4));
-            let rows = [pair(0), pair(1), pair(2), pair(3)];
-            let [a, b] = [_mm256_unpacklo_epi32(rows[0], rows[1]), _mm256_unpackhi_epi32(rows[0], rows[1])];
-            let [c, d] = [_mm256_unpacklo_epi32(rows[2], rows[3]), _mm256_unpackhi_epi32(rows[2], rows[3])];
-            [_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c), _mm256_unpacklo_epi64(b, d), _mm256_unpackhi_epi64(b, d)]
-        }
-    }
-
-    /// A 32-bit word of each row.
-    #[inline(always)]
-    pub(super) unsafe fn word(&self, at: usize) -> __m256i {
-        // SAFETY: see the module.
-        unsafe {
-            let w = |i: usize| self.rows[i].add(at).cast::<i32>().read_unaligned();
-            _mm256_setr_epi32(w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7))
-        }
-    }
-
-    /// An f16 of each row.
-    #[inline(always)]
-    pub(super) unsafe fn half(&self, at: usize) -> __m256 {
-        // SAFETY: see the module.
-        unsafe {
-            let h = |i: usize| self.rows[i].add(at).cast::<i16>().read_unaligned();
-            _mm256_cvtph_ps(_mm_setr_epi16(h(0), h(1), h(2), h(3), h(4), h(5), h(6), h(7)))
-        }
+/// An f16 of each row.
+#[inline(always)]
+pub(super) unsafe fn half(rows: &Rows, at: usize) -> __m256 {
+    // SAFETY: see the module.
+    unsafe {
+        let h = |i: usize| rows.byte(i, at).cast::<i16>().read_unaligned();
+        _mm256_cvtph_ps(_mm_setr_epi16(h(0), h(1), h(2), h(3), h(4), h(5), h(6), h(7)))
     }
 }
 

@@ -1,0 +1,473 @@
+//! K formats: super-blocks of 256 weights with integer scales for each 16 or 32.
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::super::tiles::{self, HALVES};
+use super::super::{Job, Matrix};
+use super::unpack::{
+    OFFSET_8, both, byte, byte_signed, field, fields, four, half, halves, levels, pair, pair_signed, word, words16,
+};
+use super::{COLS, Lanes, Rows, Sums};
+
+/// The scales of a super-block of `16 * H` interleaved rows.
+#[repr(C, align(64))]
+pub(super) struct Scales<const H: usize> {
+    /// A group's scale, 32 bits.
+    scales: [[__m512i; H]; 16],
+    /// Minimums (or scales, where weights have an offset) of groups `2 p` and `2 p + 1`, 16 bits each.
+    mins: [[__m512i; H]; 8],
+    d: [__m512; H],
+    dmin: [__m512; H],
+}
+
+/// A super-block of `16 * H` interleaved rows.
+#[repr(C, align(64))]
+pub(super) struct Block<const H: usize> {
+    /// Columns `4 k .. 4 k + 4` of each row.
+    q: [[__m512i; H]; 64],
+    scales: Scales<H>,
+}
+
+/// How a format's super-blocks are read. All functions are to be inlined into kernels that enable AVX-512.
+pub(super) trait Format {
+    /// Of a super-block.
+    const BYTES: usize;
+    /// 8 of 32 weights or 16 of 16.
+    const GROUPS: usize;
+    /// The logarithm of what weights are too large by.
+    const OFFSET: Option<u32> = None;
+    /// Whether there are minimums.
+    const MIN: bool = false;
+
+    /// Interleaves the scales of the super-block at byte `at` into half `h`.
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize);
+
+    /// Interleaves the weights, unsigned, of the super-block at byte `at`, sixteen columns at a time.
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink);
+}
+
+/// Where interleaved weights go.
+pub(super) trait Sink {
+    /// Columns `16 i .. 16 i + 16` of sixteen rows, each `i` of sixteen once, in any order. To be inlined as a [`Format`].
+    unsafe fn sixteen(&mut self, i: usize, w: [__m512i; 4]);
+}
+
+/// Into half `h` of a panel.
+struct Store<'a, const H: usize> {
+    q: &'a mut [[__m512i; H]; 64],
+    h: usize,
+}
+
+impl<const H: usize> Sink for Store<'_, H> {
+    #[inline(always)]
+    unsafe fn sixteen(&mut self, i: usize, w: [__m512i; 4]) {
+        for (to, w) in self.q[4 * i..4 * i + 4].iter_mut().zip(w) {
+            to[self.h] = w;
+        }
+    }
+}
+
+/// Times the activations of `C` input rows, at once: weights that meet few rows are not worth storing.
+struct Multiply<'a, F, const C: usize> {
+    x: *const i8,
+    scales: &'a [[__m512i; 1]; 16],
+    sums: [[__m512i; 1]; C],
+    format: PhantomData<F>,
+}
+
+impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
+    #[inline(always)]
+    unsafe fn sixteen(&mut self, i: usize, w: [__m512i; 4]) {
+        // SAFETY: see `Rows`; the activations have a super-block of sixteen times sixteen columns.
+        unsafe {
+            let w = w.map(|w| [w]);
+            group::<1, C>(&w, &self.scales[i * F::GROUPS / 16], self.x.add(i * 16 * C), &mut self.sums);
+        }
+    }
+}
+
+pub(super) struct Tile<F>(PhantomData<F>);
+
+impl<F: Format> tiles::Tile for Tile<F> {
+    type Lanes = Lanes;
+
+    const BLOCK: usize = 256;
+
+    const COLS: usize = COLS;
+
+    type Block = Block<HALVES>;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
+        let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
+        // SAFETY: any bytes are scales.
+        let mut scales: Scales<1> = unsafe { std::mem::zeroed() };
+        for b in 0..job.matrix.cols() / 256 {
+            // SAFETY: block `b` lies within each row and within the activations.
+            unsafe {
+                F::scales(rows, b * F::BYTES, &mut scales, 0);
+                let (x, sums) = (job.q256.q.words(first, b * 256), [[_mm512_setzero_si512(); 1]; C]);
+                let mut multiply = Multiply::<F, C> { x, scales: &scales.scales, sums, format: PhantomData };
+                F::weights(rows, b * F::BYTES, &mut multiply);
+                settle::<F, 1, C>(job, &scales, &multiply.sums, b, first, &mut acc);
+            }
+        }
+        *sums = acc;
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
+        let rows = &Rows::new(matrix, row);
+        for (b, block) in blocks.zip(panel) {
+            // SAFETY: block `b` lies within each row.
+            unsafe {
+                F::scales(rows, b * F::BYTES, &mut block.scales, half);
+                F::weights(rows, b * F::BYTES, &mut Store { q: &mut block.q, h: half });
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn many<const C: usize>(job: &Job<'_>, panel: &[Self::Block], start: usize, first: usize, sums: &mut Sums<HALVES, C>) {
+        let mut acc = *sums;
+        for (b, block) in panel.iter().enumerate() {
+            // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
+            unsafe {
+                let x = job.q256.q.words(first, (start + b) * 256);
+                let mut sums = [[_mm512_setzero_si512(); HALVES]; C];
+                let words = 64 / F::GROUPS;
+                for (g, scale) in block.scales.scales[..F::GROUPS].iter().enumerate() {
+                    group::<HALVES, C>(&block.q[g * words..][..words], scale, x.add(g * words * 4 * C), &mut sums);
+                }
+                settle::<F, HALVES, C>(job, &block.scales, &sums, start + b, first, &mut acc);
+            }
+        }
+        *sums = acc;
+    }
+}
+
+/// Adds the products of a group, or of a part of one, times its scale.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
+unsafe fn group<const H: usize, const C: usize>(
+    w: &[[__m512i; H]],
+    scale: &[__m512i; H],
+    x: *const i8,
+    sums: &mut [[__m512i; H]; C],
+) {
+    // SAFETY: the caller enables the instructions; `x` is so many columns of `C` input rows.
+    unsafe {
+        let mut group = [[_mm512_setzero_si512(); H]; C];
+        for (k, w) in w.iter().enumerate() {
+            for c in 0..C {
+                let x = four(x.add((k * C + c) * 4));
+                for h in 0..H {
+                    group[c][h] = _mm512_dpbusd_epi32(group[c][h], w[h], x);
+                }
+            }
+        }
+        for c in 0..C {
+            for h in 0..H {
+                sums[c][h] = _mm512_add_epi32(sums[c][h], _mm512_mullo_epi32(group[c][h], scale[h]));
+            }
+        }
+    }
+}
+
+/// Adds a super-block's sums to those of the row, and what minimums and offsets make.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
+unsafe fn settle<F: Format, const H: usize, const C: usize>(
+    job: &Job<'_>,
+    scales: &Scales<H>,
+    sums: &[[__m512i; H]; C],
+    b: usize,
+    first: usize,
+    acc: &mut Sums<H, C>,
+) {
+    // SAFETY: the caller enables the instructions, block `b` and rows `first..first + C` exist in the activations.
+    unsafe {
+        let (x, cols) = (job.q256, job.matrix.cols());
+        for c in 0..C {
+            let mut mins = [_mm512_setzero_si512(); H];
+            if F::MIN || F::OFFSET.is_some() {
+                let sums = if F::GROUPS == 16 { &x.sum16 } else { &x.sum32 };
+                let sums = sums.as_ptr().add((first + c) * (cols / 256 * F::GROUPS) + b * F::GROUPS);
+                for (p, min) in scales.mins[..F::GROUPS / 2].iter().enumerate() {
+                    let two = four(sums.add(2 * p).cast());
+                    for h in 0..H {
+                        mins[h] = _mm512_dpwssd_epi32(mins[h], min[h], two);
+                    }
+                }
+            }
+            let d = _mm512_set1_ps(*x.d.as_ptr().add((first + c) * (cols / 256) + b));
+            for h in 0..H {
+                let mut sum = sums[c][h];
+                if let Some(offset) = F::OFFSET {
+                    sum = _mm512_sub_epi32(sum, _mm512_sll_epi32(mins[h], _mm_cvtsi32_si128(offset as i32)));
+                }
+                acc[c][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scales.d[h], d), acc[c][h]);
+                if F::MIN {
+                    acc[c][h] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins[h]), _mm512_mul_ps(scales.dmin[h], d), acc[c][h]);
+                }
+            }
+        }
+    }
+}
+
+/// Scales and minimums of Q4_K and Q5_K, which share their first 16 bytes.
+#[inline(always)]
+unsafe fn six_bits<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let [dd, a, b, c] = words16(rows, at);
+        (to.d[h], to.dmin[h]) = halves(dd);
+        let scales = [field::<0>(a, 63), _mm512_or_si512(field::<0>(c, 15), field::<2>(a, 0x30))];
+        let mins = [field::<0>(b, 63), _mm512_or_si512(field::<4>(c, 15), field::<2>(b, 0x30))];
+        for g in 0..8 {
+            to.scales[g][h] = byte(scales[g / 4], g as u32 % 4);
+        }
+        for p in 0..4 {
+            to.mins[p][h] = pair(mins[p / 2], p as i8 % 2 * 2);
+        }
+    }
+}
+
+/// Signed scales for each 16 weights, also as the minimums' place wants them.
+#[inline(always)]
+unsafe fn signed_scales<const H: usize>(scales: [__m512i; 4], to: &mut Scales<H>, h: usize) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        for g in 0..16 {
+            to.scales[g][h] = byte_signed(scales[g / 4], g as u32 % 4);
+        }
+        for p in 0..8 {
+            to.mins[p][h] = pair_signed(scales[p / 2], p as i8 % 2 * 2);
+        }
+    }
+}
+
+pub(super) struct Q4K;
+
+impl Format for Q4K {
+    const BYTES: usize = 144;
+    const GROUPS: usize = 8;
+    const MIN: bool = true;
+
+    #[inline(always)]
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+        // SAFETY: the caller's promises.
+        unsafe { six_bits(rows, at, to, h) };
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for i in 0..8 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let v = words16(rows, at + 16 + 16 * i);
+                let k = i / 2 * 4 + i % 2;
+                to.sixteen(k, fields::<0>(v, 15));
+                to.sixteen(k + 2, fields::<4>(v, 15));
+            }
+        }
+    }
+}
+
+pub(super) struct Q5K;
+
+impl Format for Q5K {
+    const BYTES: usize = 176;
+    const GROUPS: usize = 8;
+    const MIN: bool = true;
+
+    #[inline(always)]
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+        // SAFETY: the caller's promises.
+        unsafe { six_bits(rows, at, to, h) };
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for half in 0..2 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                // Bit g of each byte is the fifth bit of group g.
+                let mut high = words16(rows, at + 16 + 16 * half);
+                for i in 0..4 {
+                    let v = words16(rows, at + 48 + 32 * i + 16 * half);
+                    to.sixteen(4 * i + half, both(fields::<0>(v, 15), fields::<-4>(high, 16)));
+                    to.sixteen(4 * i + half + 2, both(fields::<4>(v, 15), fields::<-3>(high, 16)));
+                    for high in &mut high {
+                        *high = _mm512_srli_epi16::<2>(*high);
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) struct Q6K;
+
+impl Format for Q6K {
+    const BYTES: usize = 210;
+    const GROUPS: usize = 16;
+    const OFFSET: Option<u32> = Some(5);
+
+    #[inline(always)]
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            signed_scales(words16(rows, at + 192), to, h);
+            to.d[h] = half(rows, at + 208);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for i in 0..4 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let (n, half) = (i / 2, i % 2);
+                let high = words16(rows, at + 128 + 32 * n + 16 * half);
+                let a = words16(rows, at + 64 * n + 16 * half);
+                to.sixteen(8 * n + half, both(fields::<0>(a, 15), fields::<-4>(high, 48)));
+                to.sixteen(8 * n + half + 4, both(fields::<4>(a, 15), fields::<0>(high, 48)));
+                let b = words16(rows, at + 64 * n + 32 + 16 * half);
+                to.sixteen(8 * n + half + 2, both(fields::<0>(b, 15), fields::<-2>(high, 48)));
+                to.sixteen(8 * n + half + 6, both(fields::<4>(b, 15), fields::<2>(high, 48)));
+            }
+        }
+    }
+}
+
+pub(super) struct Q2K;
+
+impl Format for Q2K {
+    const BYTES: usize = 84;
+    const GROUPS: usize = 16;
+    const MIN: bool = true;
+
+    #[inline(always)]
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let both = words16(rows, at);
+            (to.d[h], to.dmin[h]) = halves(word(rows, at + 80));
+            for g in 0..16 {
+                to.scales[g][h] = byte(field::<0>(both[g / 4], 15), g as u32 % 4);
+            }
+            for p in 0..8 {
+                to.mins[p][h] = pair(field::<4>(both[p / 2], 15), p as i8 % 2 * 2);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for i in 0..4 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let (v, k) = (words16(rows, at + 16 + 16 * i), i / 2 * 8 + i % 2);
+                to.sixteen(k, fields::<0>(v, 3));
+                to.sixteen(k + 2, fields::<2>(v, 3));
+                to.sixteen(k + 4, fields::<4>(v, 3));
+                to.sixteen(k + 6, fields::<6>(v, 3));
+            }
+        }
+    }
+}
+
+pub(super) struct Q3K;
+
+impl Format for Q3K {
+    const BYTES: usize = 110;
+    const GROUPS: usize = 16;
+    const OFFSET: Option<u32> = Some(2);
+
+    #[inline(always)]
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let (a, b, c) = (word(rows, at + 96), word(rows, at + 100), word(rows, at + 104));
+            let mut scales = [
+                _mm512_or_si512(field::<0>(a, 15), field::<-4>(c, 48)),
+                _mm512_or_si512(field::<0>(b, 15), field::<-2>(c, 48)),
+                _mm512_or_si512(field::<4>(a, 15), field::<0>(c, 48)),
+                _mm512_or_si512(field::<4>(b, 15), field::<2>(c, 48)),
+            ];
+            for scale in &mut scales {
+                *scale = _mm512_sub_epi8(*scale, _mm512_set1_epi8(32));
+            }
+            signed_scales(scales, to, h);
+            to.d[h] = half(rows, at + 108);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for half in 0..2 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                // Bit g of each byte is the third bit of group g of 32.
+                let mut high = words16(rows, at + 16 * half);
+                for n in 0..2 {
+                    let (v, k) = (words16(rows, at + 32 + 32 * n + 16 * half), 8 * n + half);
+                    to.sixteen(k, both(fields::<0>(v, 3), fields::<-2>(high, 4)));
+                    to.sixteen(k + 2, both(fields::<2>(v, 3), fields::<-1>(high, 4)));
+                    to.sixteen(k + 4, both(fields::<4>(v, 3), fields::<0>(high, 4)));
+                    to.sixteen(k + 6, both(fields::<6>(v, 3), fields::<1>(high, 4)));
+                    for high in &mut high {
+                        *high = _mm512_srli_epi16::<4>(*high);
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) struct Iq4Xs;
+
+impl Format for Iq4Xs {
+    const BYTES: usize = 136;
+    const GROUPS: usize = 8;
+    const OFFSET: Option<u32> = Some(OFFSET_8);
+
+    #[inline(always)]
+    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let (first, low) = (word(rows, at), word(rows, at + 4));
+            to.d[h] = halves(first).0;
+            for g in 0..8 {
+                // Four bits of group g at 4 g of one word, two at 16 + 2 g of the other.
+                let low = _mm512_and_si512(_mm512_srl_epi32(low, _mm_cvtsi32_si128(4 * g)), _mm512_set1_epi32(15));
+                let high = _mm512_and_si512(_mm512_srl_epi32(first, _mm_cvtsi32_si128(16 + 2 * g)), _mm512_set1_epi32(3));
+                let scale = _mm512_or_si512(low, _mm512_slli_epi32::<4>(high));
+                to.scales[g as usize][h] = _mm512_sub_epi32(scale, _mm512_set1_epi32(32));
+            }
+            for p in 0..4 {
+                let (low, high) = (to.scales[2 * p][h], to.scales[2 * p + 1][h]);
+                to.mins[p][h] = _mm512_mask_blend_epi16(0xAAAA_AAAA, low, _mm512_slli_epi32::<16>(high));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
+        for i in 0..8 {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let v = words16(rows, at + 8 + 16 * i);
+                let (mut low, mut high) = (fields::<0>(v, 15), fields::<4>(v, 15));
+                for v in low.iter_mut().chain(&mut high) {
+                    *v = levels(*v);
+                }
+                to.sixteen(2 * i, low);
+                to.sixteen(2 * i + 1, high);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The way through a block of the output that the kernels of quantised weights take, whatever their instructions: a lane of
+//! their vectors is an output. With few input rows, weights are used where they were unpacked ([`Tile::few`]); with many, a
+//! panel of [`HALVES`] vectors of weight rows is unpacked and kept while all of them pass ([`Tile::many`]).
+
+use std::ops::Range;
+
+use super::activations::BESIDE;
+use super::{Block, FEW, Job, Matrix, Panel};
+
+/// Input rows that share a load of the panel.
+const WIDTH: usize = 4;
+
+/// Input rows up to which unpacking the weights again for each [`WIDTH`] of them is faster than a panel.
+const UNPACKED: usize = 12;
+
+/// Input rows that one unpacking of the weights serves: with [`Panel::COLS`] columns, 8-bit numbers that stay in the
+/// second-level cache.
+const PASS: usize = 256;
+
+/// Vectors of weight rows in a panel.
+pub(super) const HALVES: usize = 2;
+
+/// What the index arithmetic of interleaved activations stands on: input rows are taken in whole groups of those that lie
+/// interleaved, the last ones excepted, and blocks of columns do not reach over the end of a piece.
+const _: () = assert!(
+    WIDTH == BESIDE && FEW == BESIDE && PASS.is_multiple_of(BESIDE) && Panel::COLS.is_multiple_of(256),
+    "see `activations::Interleaved`"
+);
+
+/// Vectors of floats.
+pub(super) trait Lanes {
+    /// All bits zero are zeros.
+    type Vector: Copy;
+
+    /// Its lanes.
+    const COUNT: usize;
+
+    /// Loads the sums that [`Lanes::finish`] stored before the last piece.
+    ///
+    /// # Safety
+    /// The machine has the instructions; `rows` (at most `COUNT * H`) and input rows `first..first + C` are the job's, and
+    /// nobody else works on them.
+    unsafe fn resume<const H: usize, const C: usize>(
+        job: &Job<'_>,
+        rows: Range<usize>,
+        first: usize,
+        sums: &mut Sums<Self::Vector, H, C>,
+    );
+
+    /// Stores sums, with the bias when they are complete.
+    ///
+    /// # Safety
+    /// As [`Lanes::resume`].
+    unsafe fn finish<const H: usize, const C: usize>(
+        job: &Job<'_>,
+        rows: Range<usize>,
+        first: usize,
+        sums: &Sums<Self::Vector, H, C>,
+        last: bool,
+    );
+}
+
+/// Sums of `C` input rows (outer) by `H` vectors of weight rows.
+pub(super) type Sums<V, const H: usize, const C: usize> = [[V; H]; C];
+
+/// The vectors of a format's kernels.
+type Vector<T> = <<T as Tile>::Lanes as Lanes>::Vector;
+
+/// The kernels of a quantised format.
+pub(super) trait Tile {
+    type Lanes: Lanes;
+
+    /// Columns of a block.
+    const BLOCK: usize;
+
+    /// Columns that are unpacked at a time: a part of [`Panel::COLS`].
+    const COLS: usize = Panel::COLS;
+
+    /// A panel block: [`HALVES`] vectors of rows of one block, interleaved. Any bytes are valid.
+    type Block;
+
+    /// Adds the products of a vector of whole weight rows, from `row` on, with input rows `first..first + C`.
+    ///
+    /// # Safety
+    /// The machine has the instructions; a row of the job's matrix; input rows that it has.
+    unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<Vector<Self>, 1, C>);
+
+    /// Interleaves `blocks` of a vector of rows, from `row` on, into half `half` of a panel. Rows beyond the last one are the
+    /// last one again.
+    ///
+    /// # Safety
+    /// As above, and blocks that the matrix has.
+    unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize);
+
+    /// Adds the products of a panel that starts at block `start` with input rows `first..first + C`.
+    ///
+    /// # Safety
+    /// As above, and a panel that was packed.
+    unsafe fn many<const C: usize>(
+        job: &Job<'_>,
+        panel: &[Self::Block],
+        start: usize,
+        first: usize,
+        sums: &mut Sums<Vector<Self>, HALVES, C>,
+    );
+}
+
+/// Computes a block of the output.
+///
+/// # Safety
+/// The machine has `T`'s instructions, `T` is the format of the job's matrix, and this is a block of the job that no other
+/// thread is at work on.
+pub(super) unsafe fn run<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        if block.columns.len() <= UNPACKED {
+            for row in block.rows.clone().step_by(T::Lanes::COUNT) {
+                let rows = row..block.rows.end.min(row + T::Lanes::COUNT);
+                for first in block.columns.clone().step_by(WIDTH) {
+                    match block.columns.end - first {
+                        1 => few::<T, 1>(job, &rows, first),
+                        2 => few::<T, 2>(job, &rows, first),
+                        3 => few::<T, 3>(job, &rows, first),
+                        _ => few::<T, WIDTH>(job, &rows, first),
+                    }
+                }
+            }
+            return;
+        }
+        for start in block.columns.clone().step_by(PASS) {
+            let columns = start..block.columns.end.min(start + PASS);
+            panels::<T>(job, &Block { rows: block.rows.clone(), columns }, panel);
+        }
+    }
+}
+
+/// # Safety
+/// As [`run`]; input rows `first..first + C` exist.
+#[inline(always)]
+unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, rows: &Range<usize>, first: usize) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut sums: Sums<Vector<T>, 1, C> = std::mem::zeroed();
+        T::few(job, rows.start, first, &mut sums);
+        T::Lanes::finish(job, rows.clone(), first, &sums, true);
+    }
+}
+
+/// # Safety
+/// As [`run`].
+unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
+    const { assert!(Panel::COLS.is_multiple_of(T::COLS) && T::COLS.is_multiple_of(T::BLOCK)) };
+    let (blocks, height) = (job.matrix.cols() / T::BLOCK, T::Lanes::COUNT);
+    let mut start = 0;
+    loop {
+        let end = blocks.min(start + T::COLS / T::BLOCK);
+        let last = end == blocks;
+        // SAFETY: a panel block is vectors of numbers, whose bytes may be any; all are written before use.
+        let panel = unsafe { panel.blocks::<T::Block>(end - start) };
+        for row in block.rows.clone().step_by(HALVES * height) {
+            let rows = row..block.rows.end.min(row + HALVES * height);
+            for half in 0..HALVES {
+                // SAFETY: the caller's promises.
+                unsafe { T::pack(job.matrix, row + half * height, start..end, panel, half) };
+            }
+            for first in block.columns.clone().step_by(WIDTH) {
+                // SAFETY: the caller's promises, and the panel is packed.
+                unsafe {
+                    match block.columns.end - first {
+                        1 => many::<T, 1>(job, &rows, panel, start, first, last),
+                        2 => many::<T, 2>(job, &rows, panel, start, first, last),
+                        3 => many::<T, 3>(job, &rows, panel, start, first, last),
+                        _ => many::<T, WIDTH>(job, &rows, panel, start, first, last),
+                    }
+                }
+            }
+        }
+        if last {
+            break;
+        }
+        start = end;
+    }
+}
+
+/// # Safety
+/// As [`run`]; a packed panel; input rows `first..first + C` exist.
+#[inline(always)]
+unsafe fn many<T: Tile, const C: usize>(
+    job: &Job<'_>,
+    rows: &Range<usize>,
+    panel: &[T::Block],
+    start: usize,
+    first: usize,
+    last: bool,
+) {
+    // SAFETY: the caller's promises. Between the pieces of a long row the output itself holds the sums.
+    unsafe {
+        let mut sums: Sums<Vector<T>, HALVES, C> = std::mem::zeroed();
+        if start > 0 {
+            T::Lanes::resume(job, rows.clone(), first, &mut sums);
+        }
+        T::many(job, panel, start, first, &mut sums);
+        T::Lanes::finish(job, rows.clone(), first, &sums, last);
+    }
+}
+
+/// `N` weight rows, read together.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<const N: usize> {
+    rows: [*const u8; N],
+    /// Where the rows after them start.
+    next: *const u8,
+}
+
+impl<const N: usize> Rows<N> {
+    /// Rows `first..first + N`. Rows beyond the last one are the last one again: their results are not stored.
+    ///
+    /// # Panics
+    /// When the matrix has no rows.
+    pub(super) fn new(matrix: &Matrix, first: usize) -> Self {
+        let rows: [_; N] = std::array::from_fn(|i| matrix.row((first + i).min(matrix.rows() - 1)).as_ptr());
+        Self { rows, next: rows[0].wrapping_add(N * matrix.row_bytes) }
+    }
+
+    /// Fetches the part of the next rows that is as far from their start as the blocks of `bytes` at `at` are from the start
+    /// of these. So many rows at once are too many streams, and each too short, for a processor to foresee; but as they lie one
+    /// after the other, all of the next rows are simply the next bytes.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, at: usize, bytes: usize) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in (0..N * bytes).step_by(64) {
+            // SAFETY: fetching ahead reads nothing, so the address may be any.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.next.wrapping_add(N * at + line).cast()) };
+        }
+    }
+
+    /// Where byte `at` of row `r` lies.
+    ///
+    /// # Safety
+    /// There is such a byte.
+    #[inline(always)]
+    pub(super) unsafe fn byte(&self, r: usize, at: usize) -> *const u8 {
+        // SAFETY: the caller's promise.
+        unsafe { self.rows[r].add(at) }
+    }
+}
