@@ -125,7 +125,8 @@ pub(crate) fn text(rows: &[Row<'_>], refused: u64) -> String {
             let _ = writeln!(out, "vllm:cache_config_info{{{labels}}} 1");
         }
     }
-    let histograms: [([&str; 2], fn(&Metrics) -> &Histogram); 3] = [
+    type Times = fn(&Metrics) -> &Histogram;
+    let histograms: [([&str; 2], Times); 3] = [
         (["solarium_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"], |m| &m.first_token),
         (["solarium_inter_token_seconds", "vllm:inter_token_latency_seconds"], |m| &m.between_tokens),
         (["solarium_request_seconds", "vllm:e2e_request_latency_seconds"], |m| &m.whole),

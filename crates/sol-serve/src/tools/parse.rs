@@ -377,7 +377,9 @@ mod tests {
             |(name, arguments): &(String, String), key: &str| format!("{{\"name\": \"{name}\", \"{key}\": {arguments}}}");
         let (a, n) = (object(&add, "arguments"), object(&now, "arguments"));
         let both = vec![add.clone(), now.clone()];
-        let cases: Vec<(&str, String, &str, Vec<(String, String)>)> = vec![
+        // What the model writes, whole, the text before, and the calls.
+        type Case = (&'static str, String, &'static str, Vec<(String, String)>);
+        let cases: Vec<Case> = vec![
             (MARKED, format!("<tool_call>\n{a}\n</tool_call>\n<tool_call>\n{n}\n</tool_call>"), "", both.clone()),
             (MARKED, format!("Let me see.\n\n<tool_call>{a}</tool_call>\n"), "Let me see.", vec![add.clone()]),
             (MARKED, "a < b <tool_ \n".into(), "a < b <tool_", vec![]),
