@@ -51,7 +51,8 @@ fn answers_have_the_form_whole_and_streamed_in_chat_and_completions() {
             assert_eq!(deltas.filter_map(|choice| choice["delta"]["content"].as_str()).collect::<String>(), text);
         }
     }
-    let forms: [(Value, fn(&str) -> bool); 6] = [
+    type Check = fn(&str) -> bool;
+    let forms: [(Value, Check); 6] = [
         (json!({"guided_regex": "[0-9]{4}-[0-9]{2}"}), |text| text.len() == 7 && text.as_bytes()[4] == b'-'),
         (json!({"guided_choice": ["positive", "negative"]}), |text| ["positive", "negative"].contains(&text)),
         (json!({"guided_grammar": "start: \"ab\" | \"cd\" start"}), |text| text.ends_with("ab")),
