@@ -115,7 +115,8 @@ pub(crate) fn text(rows: &[Row<'_>], refused: u64) -> String {
         let name = "solarium_requests_refused_total";
         let _ = writeln!(out, "# TYPE {name} counter\n{name}{{model_name=\"{model}\"}} {refused}");
     }
-    let histograms: [([&str; 2], fn(&Metrics) -> &Histogram); 2] = [
+    type Times = fn(&Metrics) -> &Histogram;
+    let histograms: [([&str; 2], Times); 2] = [
         (["solarium_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"], |m| &m.first_token),
         (["solarium_inter_token_seconds", "vllm:inter_token_latency_seconds"], |m| &m.between_tokens),
     ];
