@@ -21,7 +21,7 @@ use crate::verbs::synth;
     q4_k_m and its like are mixtures, and where a block format is named the head has more bits; with --pure every matrix \
     has the type. Norms, biases and routers stay as they are.
 
-An importance matrix (sol imatrix, or llama-imatrix's GGUF files) says which columns of a matrix matter most; it makes \
+An importance matrix (of sol imatrix or llama-imatrix, GGUF or the older .dat) says which columns of a matrix matter most; it makes \
 the low types much better.
 
 Examples:
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(value_name = "TYPE", value_parser = synth::types)]
     types: Types,
     /// Which columns matter
-    #[arg(long, value_name = "FILE.gguf")]
+    #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// The same type for every matrix
     #[arg(long)]
