@@ -50,7 +50,7 @@ fn wait(events: &Receiver<Event>) -> Outcome {
     let mut outcome = Outcome::default();
     loop {
         match events.recv_timeout(LONGEST).unwrap() {
-            Event::Read { cached, logprobs } => (outcome.cached, outcome.told) = (cached, logprobs.len()),
+            Event::Read { cached, logprobs, .. } => (outcome.cached, outcome.told) = (cached, logprobs.len()),
             Event::Token { id, text, .. } => {
                 outcome.ids.push(id);
                 outcome.text += &text;
