@@ -7,6 +7,7 @@
 //! **Invariant.** A request's tokens are those it would get alone, whatever else runs, however its prompt was cut, whatever of it
 //! was cached, and however often it had to make room and begin again.
 
+mod pace;
 mod prefix;
 mod scheduler;
 mod slot;
