@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::requests::{Called, TextFormat};
+
 /// OpenAI's error object, with every status that is not 200.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ErrorAnswer {
@@ -105,13 +107,6 @@ struct ToolCall {
     id: String,
     r#type: String,
     function: Called,
-}
-
-#[derive(Serialize, ToSchema)]
-struct Called {
-    name: String,
-    /// A JSON object as text.
-    arguments: String,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -299,11 +294,6 @@ struct Reasoning {
 #[derive(Serialize, ToSchema)]
 struct TextOptions {
     format: TextFormat,
-}
-
-#[derive(Serialize, ToSchema)]
-struct TextFormat {
-    r#type: String,
 }
 
 #[derive(Serialize, ToSchema)]

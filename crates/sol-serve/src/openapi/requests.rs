@@ -200,7 +200,7 @@ enum ChatTurn {
     },
     Assistant {
         content: Option<ChatContent>,
-        tool_calls: Option<Vec<ToolCall>>,
+        tool_calls: Option<Vec<PastCall>>,
     },
     /// What came of a call.
     Tool {
@@ -211,14 +211,14 @@ enum ChatTurn {
 
 /// A call as an answer had it.
 #[derive(Serialize, ToSchema)]
-struct ToolCall {
+struct PastCall {
     id: String,
     r#type: Option<FunctionKind>,
     function: Called,
 }
 
 #[derive(Serialize, ToSchema)]
-struct Called {
+pub(super) struct Called {
     name: String,
     /// A JSON object as text.
     arguments: String,
@@ -363,7 +363,7 @@ struct ResponseText {
 }
 
 #[derive(Serialize, ToSchema)]
-struct TextFormat {
+pub(super) struct TextFormat {
     r#type: ChatPartKind,
 }
 

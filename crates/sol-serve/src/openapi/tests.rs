@@ -41,6 +41,15 @@ fn every_reference_leads_somewhere() {
     assert_eq!(DOCUMENT["openapi"], "3.1.0");
 }
 
+#[test]
+fn no_name_has_two_meanings() {
+    let schemas = Document::all().schemas;
+    for (name, schema) in &schemas {
+        let same = |(other, meaning): &(String, _)| other != name || meaning == schema;
+        assert!(schemas.iter().all(same), "{name}");
+    }
+}
+
 /// What reads a body, or a part of its fields.
 struct Reader {
     takes: fn(&Value) -> bool,
