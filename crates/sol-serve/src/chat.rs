@@ -23,7 +23,7 @@ use crate::{App, created, new_id};
 
 /// Fields of a chat alone.
 #[derive(Deserialize)]
-struct ChatParams {
+pub(crate) struct ChatParams {
     messages: Vec<ChatMessage>,
     max_completion_tokens: Option<i64>,
     logprobs: Option<bool>,

@@ -28,7 +28,7 @@ const MAX_TOKENS: usize = 16;
 
 /// Fields of plain completions alone.
 #[derive(Deserialize)]
-struct CompletionParams {
+pub(crate) struct CompletionParams {
     prompt: Prompts,
     echo: Option<bool>,
     logprobs: Option<i64>,

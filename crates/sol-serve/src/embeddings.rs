@@ -27,7 +27,7 @@ use crate::models::Model;
 pub(crate) const INPUTS: usize = 2048;
 
 #[derive(Deserialize)]
-struct EmbeddingParams {
+pub(crate) struct EmbeddingParams {
     model: Option<String>,
     input: Prompts,
     encoding_format: Option<String>,

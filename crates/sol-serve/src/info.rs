@@ -132,7 +132,7 @@ pub(crate) async fn loads(State(app): State<Arc<App>>) -> Json<Value> {
 
 /// A text, or a conversation.
 #[derive(Deserialize)]
-struct TokenizeParams {
+pub(crate) struct TokenizeParams {
     model: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<ChatMessage>>,
@@ -164,7 +164,7 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, raw: Raw) -> Result<Js
 }
 
 #[derive(Deserialize)]
-struct DetokenizeParams {
+pub(crate) struct DetokenizeParams {
     model: Option<String>,
     tokens: Vec<u32>,
 }

@@ -21,6 +21,7 @@ pub(crate) struct ChatMessage {
 #[derive(Deserialize)]
 struct ToolCall {
     id: String,
+    r#type: Option<String>,
     function: Option<Called>,
 }
 
@@ -110,7 +111,8 @@ fn turn(i: usize, message: ChatMessage, called: &mut HashMap<String, String>) ->
 
 /// A call as templates know it: with its arguments as what they are, not as text.
 fn tool_call(i: usize, j: usize, call: ToolCall, called: &mut HashMap<String, String>) -> Result<Value> {
-    let Some(Called { name, arguments }) = call.function else {
+    let function = call.function.filter(|_| call.r#type.as_ref().is_none_or(|kind| kind == "function"));
+    let Some(Called { name, arguments }) = function else {
         return Err(Refused::unsupported(&format!("messages[{i}].tool_calls[{j}]"), "calls of anything but functions are"));
     };
     let arguments: Value = match arguments.trim() {

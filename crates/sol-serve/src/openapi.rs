@@ -1,11 +1,13 @@
 //! `GET /openapi.json`: every route, what it takes and what it answers.
 //!
 //! `requests` and `answers` describe bodies in types of their own: what reads bodies is more lenient (it takes what clients of all
-//! kinds send), and answers are written as JSON. That both say the same is tested: here field by field, in
-//! `xtools/conformance` with schemathesis against a server.
+//! kinds send), and answers are written as JSON. That both say the same is tested: of requests in `tests`, field by field, of
+//! answers and streams in `tests/server/openapi.rs`, and in `xtools/conformance` with schemathesis against a server.
 
 mod answers;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, LazyLock};
 
@@ -152,37 +154,4 @@ pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Json<Value> {
         document["security"] = json!([SecurityRequirement::new("key", Vec::<String>::new())]);
     }
     Json(document)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The router's paths are the document's.
-    #[test]
-    fn every_route_is_there() {
-        let routes = include_str!("server.rs").split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
-        let mut routes: Vec<String> = routes.map(|path| path.replace("{*id}", "{model}")).collect();
-        routes.sort();
-        let documented: Vec<String> = document().paths.paths.keys().cloned().collect();
-        assert_eq!(routes, documented);
-    }
-
-    #[test]
-    fn every_reference_leads_somewhere() {
-        fn check(value: &Value, document: &Value) {
-            match value {
-                Value::Object(fields) => {
-                    if let Some(reference) = fields.get("$ref").and_then(Value::as_str) {
-                        assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
-                    }
-                    fields.values().for_each(|value| check(value, document));
-                }
-                Value::Array(values) => values.iter().for_each(|value| check(value, document)),
-                _ => {}
-            }
-        }
-        check(&DOCUMENT, &DOCUMENT);
-        assert_eq!(DOCUMENT["openapi"], "3.1.0");
-    }
 }

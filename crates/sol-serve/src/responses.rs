@@ -26,7 +26,7 @@ use crate::params::{Params, new_tokens};
 
 /// Fields beside those that all endpoints share.
 #[derive(Deserialize)]
-struct ResponseParams {
+pub(crate) struct ResponseParams {
     input: Input,
     instructions: Option<String>,
     max_output_tokens: Option<i64>,

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::requests::{Called, TextFormat};
+
 /// OpenAI's error object, with every status that is not 200.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ErrorAnswer {
@@ -29,9 +31,18 @@ pub(super) struct ModelCard {
     object: String,
     created: u64,
     owned_by: String,
+    /// Which model it is: the first of its names.
     root: String,
+    #[schema(required = true)]
+    parent: Option<String>,
+    /// Whether it is in memory. If not, it is loaded when it is asked, and null stands for what is known only then.
+    loaded: bool,
     /// Tokens of the context.
-    max_model_len: u64,
+    #[schema(required = true)]
+    max_model_len: Option<u64>,
+    /// Whether its template has a place for a system message.
+    #[schema(required = true)]
+    system_prompt: Option<bool>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -69,7 +80,15 @@ struct ChatChoice {
     message: ChatMessage,
     #[schema(required = true)]
     logprobs: Option<ChatLogprobs>,
-    finish_reason: String,
+    finish_reason: ChatFinish,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ChatFinish {
+    Stop,
+    Length,
+    ToolCalls,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -79,11 +98,22 @@ struct ChatMessage {
     content: Option<String>,
     #[schema(required = true)]
     refusal: Option<String>,
+    /// Only where there are some.
+    tool_calls: Option<Vec<ToolCall>>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ToolCall {
+    id: String,
+    r#type: String,
+    function: Called,
 }
 
 #[derive(Serialize, ToSchema)]
 struct ChatLogprobs {
     content: Vec<ChatLogprob>,
+    #[schema(required = true)]
+    refusal: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -141,13 +171,29 @@ struct ChatDelta {
     #[schema(required = true)]
     logprobs: Option<ChatLogprobs>,
     #[schema(required = true)]
-    finish_reason: Option<String>,
+    finish_reason: Option<ChatFinish>,
 }
 
 #[derive(Serialize, ToSchema)]
 struct Delta {
     role: Option<String>,
     content: Option<String>,
+    tool_calls: Option<Vec<CallDelta>>,
+}
+
+/// A call: its first delta has its name, those after it more of its arguments.
+#[derive(Serialize, ToSchema)]
+struct CallDelta {
+    index: u64,
+    id: Option<String>,
+    r#type: Option<String>,
+    function: CalledDelta,
+}
+
+#[derive(Serialize, ToSchema)]
+struct CalledDelta {
+    name: Option<String>,
+    arguments: String,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -167,8 +213,16 @@ struct CompletionChoice {
     text: String,
     #[schema(required = true)]
     logprobs: Option<CompletionLogprobs>,
+    /// Null where more comes.
     #[schema(required = true)]
-    finish_reason: Option<String>,
+    finish_reason: Option<Finish>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Finish {
+    Stop,
+    Length,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -184,7 +238,7 @@ pub(super) struct ResponseAnswer {
     id: String,
     object: String,
     created_at: u64,
-    status: String,
+    status: ResponseStatus,
     #[schema(required = true)]
     incomplete_details: Option<Incomplete>,
     #[schema(required = true)]
@@ -197,7 +251,49 @@ pub(super) struct ResponseAnswer {
     top_p: f64,
     #[schema(required = true)]
     usage: Option<ResponseUsage>,
+    #[schema(required = true)]
+    user: Option<String>,
     metadata: BTreeMap<String, String>,
+    #[serde(flatten)]
+    fixed: Fixed,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ResponseStatus {
+    InProgress,
+    Completed,
+    Incomplete,
+}
+
+/// What is the same in every response, there for clients that look for it.
+#[derive(Serialize, ToSchema)]
+struct Fixed {
+    background: bool,
+    #[schema(required = true)]
+    error: Option<String>,
+    parallel_tool_calls: bool,
+    #[schema(required = true)]
+    previous_response_id: Option<String>,
+    reasoning: Reasoning,
+    store: bool,
+    text: TextOptions,
+    tool_choice: String,
+    tools: Vec<String>,
+    truncation: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Reasoning {
+    #[schema(required = true)]
+    effort: Option<String>,
+    #[schema(required = true)]
+    summary: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct TextOptions {
+    format: TextFormat,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -209,7 +305,7 @@ struct Incomplete {
 struct ResponseMessage {
     id: String,
     r#type: String,
-    status: String,
+    status: ResponseStatus,
     role: String,
     content: Vec<OutputText>,
 }
@@ -218,6 +314,9 @@ struct ResponseMessage {
 struct OutputText {
     r#type: String,
     text: String,
+    /// Always empty, as are the log-probabilities.
+    annotations: Vec<String>,
+    logprobs: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -234,14 +333,31 @@ struct ReasoningTokens {
     reasoning_tokens: u64,
 }
 
+/// The fields that it has are those of its type.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ResponseChunk {
     /// `response.completed`, `response.incomplete` or `error` is the last.
     r#type: String,
     sequence_number: u64,
+    /// Of `response.created`, `response.in_progress` and the last.
     response: Option<ResponseAnswer>,
+    /// Of `response.output_item.` events.
+    item: Option<ResponseMessage>,
+    output_index: Option<u64>,
+    /// Of what is about the text, with what follows up to its log-probabilities.
+    item_id: Option<String>,
+    content_index: Option<u64>,
+    /// Of `response.content_part.` events.
+    part: Option<OutputText>,
     /// Of `response.output_text.delta`: more of the text.
     delta: Option<String>,
+    /// Of `response.output_text.done`: all of it.
+    text: Option<String>,
+    logprobs: Option<Vec<String>>,
+    /// Of `error`.
+    message: Option<String>,
+    code: Option<String>,
+    param: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -297,27 +413,38 @@ pub(super) struct Version {
     version: String,
 }
 
+/// Null stands for what is not known before the model is in memory.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ModelInfo {
     model_path: String,
     served_model_name: String,
     is_generation: bool,
-    max_context_length: u64,
-    max_model_len: u64,
-    vocab_size: u64,
-    architectures: Vec<String>,
-    model_type: String,
+    #[schema(required = true)]
+    max_context_length: Option<u64>,
+    #[schema(required = true)]
+    max_model_len: Option<u64>,
+    #[schema(required = true)]
+    vocab_size: Option<u64>,
+    #[schema(required = true)]
+    architectures: Option<Vec<String>>,
+    #[schema(required = true)]
+    model_type: Option<String>,
 }
 
+/// Null stands for what is not known before the model is in memory.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ServerInfo {
     version: String,
     model_path: String,
     served_model_name: String,
-    max_model_len: u64,
-    context_length: u64,
-    max_total_num_tokens: u64,
-    max_running_requests: u64,
+    #[schema(required = true)]
+    max_model_len: Option<u64>,
+    #[schema(required = true)]
+    context_length: Option<u64>,
+    #[schema(required = true)]
+    max_total_num_tokens: Option<u64>,
+    #[schema(required = true)]
+    max_running_requests: Option<u64>,
     page_size: u64,
     tp_size: u64,
     dp_size: u64,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 /// What chat, plain completions and responses share.
@@ -58,6 +59,50 @@ pub(super) struct Choices {
     n: Option<i64>,
     /// Only with `stream`.
     stream_options: Option<StreamOptions>,
+    #[serde(flatten)]
+    form: Form,
+}
+
+/// The form that the answer must have: at most one of these.
+#[derive(Serialize, ToSchema)]
+struct Form {
+    response_format: Option<ResponseFormat>,
+    /// A JSON Schema, also as a text.
+    guided_json: Option<Value>,
+    guided_regex: Option<String>,
+    #[schema(min_items = 1)]
+    guided_choice: Option<Vec<String>>,
+    /// In Lark's language.
+    guided_grammar: Option<String>,
+    structured_outputs: Option<Guided>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ResponseFormat {
+    Text,
+    JsonObject,
+    JsonSchema { json_schema: NamedSchema },
+}
+
+#[derive(Serialize, ToSchema)]
+struct NamedSchema {
+    #[schema(pattern = "^[a-zA-Z0-9_-]{1,64}$")]
+    name: String,
+    /// A JSON Schema, which is always kept to.
+    #[schema(required = true)]
+    schema: Value,
+}
+
+/// The `guided_` fields in one object.
+#[derive(Serialize, ToSchema)]
+struct Guided {
+    json: Option<Value>,
+    regex: Option<String>,
+    #[schema(min_items = 1)]
+    choice: Option<Vec<String>>,
+    grammar: Option<String>,
+    json_object: Option<bool>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -81,25 +126,102 @@ pub(super) struct ChatRequest {
     /// Only with `logprobs`.
     #[schema(minimum = 0, maximum = 20)]
     top_logprobs: Option<i64>,
+    #[schema(max_items = 128)]
+    tools: Option<Vec<Tool>>,
+    /// Default: auto.
+    tool_choice: Option<ToolChoice>,
+    /// Whether one answer may have several calls. Default: yes.
+    parallel_tool_calls: Option<bool>,
     #[serde(flatten)]
     choices: Choices,
     #[serde(flatten)]
     shared: Shared,
 }
 
+/// What the model may ask to be called.
 #[derive(Serialize, ToSchema)]
-struct ChatTurn {
-    role: Role,
-    content: ChatContent,
+struct Tool {
+    r#type: FunctionKind,
+    function: Function,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Role {
-    System,
-    Developer,
-    User,
-    Assistant,
+enum FunctionKind {
+    Function,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Function {
+    #[schema(pattern = "^[a-zA-Z0-9_-]{1,64}$")]
+    name: String,
+    description: Option<String>,
+    /// The JSON Schema of its arguments, which is always kept to. Default: it takes none.
+    parameters: Option<BTreeMap<String, Value>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum ToolChoice {
+    Mode(ToolMode),
+    Named(NamedTool),
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum ToolMode {
+    None,
+    Auto,
+    Required,
+}
+
+#[derive(Serialize, ToSchema)]
+struct NamedTool {
+    r#type: FunctionKind,
+    function: ToolName,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ToolName {
+    name: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "role", rename_all = "lowercase")]
+enum ChatTurn {
+    System {
+        content: ChatContent,
+    },
+    Developer {
+        content: ChatContent,
+    },
+    User {
+        content: ChatContent,
+    },
+    Assistant {
+        content: Option<ChatContent>,
+        tool_calls: Option<Vec<PastCall>>,
+    },
+    /// What came of a call.
+    Tool {
+        content: ChatContent,
+        tool_call_id: String,
+    },
+}
+
+/// A call as an answer had it.
+#[derive(Serialize, ToSchema)]
+struct PastCall {
+    id: String,
+    r#type: Option<FunctionKind>,
+    function: Called,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Called {
+    name: String,
+    /// A JSON object as text.
+    arguments: String,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -195,7 +317,7 @@ struct ResponseItems(Vec<ResponseItem>);
 #[derive(Serialize, ToSchema)]
 struct ResponseItem {
     r#type: Option<ItemKind>,
-    role: Role,
+    role: ItemRole,
     content: ResponseContent,
 }
 
@@ -203,6 +325,15 @@ struct ResponseItem {
 #[serde(rename_all = "lowercase")]
 enum ItemKind {
     Message,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum ItemRole {
+    System,
+    Developer,
+    User,
+    Assistant,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -228,11 +359,11 @@ enum ResponsePartKind {
 
 #[derive(Serialize, ToSchema)]
 struct ResponseText {
-    format: Option<ResponseFormat>,
+    format: Option<TextFormat>,
 }
 
 #[derive(Serialize, ToSchema)]
-struct ResponseFormat {
+pub(super) struct TextFormat {
     r#type: ChatPartKind,
 }
 

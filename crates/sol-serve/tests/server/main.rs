@@ -5,6 +5,7 @@ mod errors;
 mod going;
 mod guided;
 mod models;
+mod openapi;
 mod page;
 mod responses;
 mod support;

@@ -1,12 +1,12 @@
 // The server: which models it has, and answers as they come. Whatever goes wrong becomes a `Failure` in words.
 
-/** A model of `/v1/models`. */
+/** A model of `/v1/models`; what is undefined is not known before it is in the server's memory. */
 export interface Model {
   id: string;
   /** Tokens of a conversation with its answer. */
   context?: number;
   /** Whether a system message reaches it. */
-  system: boolean;
+  system?: boolean;
 }
 
 export interface Turn {
@@ -109,8 +109,14 @@ export async function models(): Promise<Model[]> {
   return list.map((card) => ({
     id: String(card.id),
     context: Number.isFinite(card.max_model_len) ? card.max_model_len : undefined,
-    system: card.system_prompt === true,
+    system: typeof card.system_prompt === "boolean" ? card.system_prompt : undefined,
   }));
+}
+
+/** Has a model brought into the server's memory, as every request does. */
+export async function load(model: string, signal: AbortSignal) {
+  const headers = { "content-type": "application/json" };
+  await call("tokenize", { method: "POST", headers, body: JSON.stringify({ model, prompt: "" }), signal });
 }
 
 /** The data of server-sent events. */

@@ -1,7 +1,7 @@
 // Questions and what becomes of them.
 
 import * as api from "./api";
-import { announcement, begin, change, changeLast, connect, conversations, current, dialog, model, running, settings, show } from "./state";
+import { announcement, begin, change, changeLast, connect, conversations, current, dialog, model, models, running, settings, show } from "./state";
 import type { Conversation, Figures, Message, State } from "./storage";
 
 /** Milliseconds between two drawings of an answer, at least, and between two writings. */
@@ -90,7 +90,9 @@ class Clock {
 async function ask(id: string) {
   const conversation = find(id);
   if (!conversation || running.value.has(id)) return;
-  const messages = turns(conversation.messages, model.value?.system ? String(settings.value.system ?? "").trim() : "");
+  const asked = model.value?.id ?? "";
+  const known = () => models.value.find((one) => one.id === asked);
+  const system = String(settings.value.system ?? "").trim();
   const controller = new AbortController();
   running.value = new Map(running.value).set(id, controller);
   change(id, { changed: Date.now(), messages: [...conversation.messages, { role: "assistant", text: "", state: "running" }] });
@@ -112,7 +114,13 @@ async function ask(id: string) {
   };
   let slow = 0;
   try {
-    for await (const piece of api.answer(model.value?.id ?? "", messages, sampling(), controller.signal)) {
+    // Whether it takes a system prompt is known once it is in memory.
+    if (system && known() && known()?.system === undefined) {
+      await api.load(asked, controller.signal);
+      await connect();
+    }
+    const messages = turns(conversation.messages, known()?.system ? system : "");
+    for await (const piece of api.answer(asked, messages, sampling(), controller.signal)) {
       if ("usage" in piece) usage = piece.usage;
       else if ("finish" in piece) finish = piece.finish;
       else {
@@ -144,6 +152,8 @@ async function ask(id: string) {
   running.value = rest;
   changeLast(id, { text, state, trouble, figures: text || usage ? clock.figures(usage) : undefined }, true);
   announcement.value = said(state, text, trouble);
+  // The model is in memory now.
+  if (state !== "failed" && known()?.context === undefined) void connect();
 }
 
 /** Why an answer ended before its end. */

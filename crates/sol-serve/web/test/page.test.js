@@ -275,6 +275,27 @@ test("what is asked: the conversation, the settings, the system prompt where the
   await other.context.close();
 });
 
+test("a model that comes into memory when it is asked", async () => {
+  for (const system of [undefined, "Be brief."]) {
+    const server = await serve(process.env.TINY.replace("chat-tiny", "solar-tiny"), ["-m", process.env.TINY]);
+    const asked = [];
+    const { page, context, faults } = await open(browser, server.url, {
+      init: `localStorage.setItem("sol.settings", '${JSON.stringify({ system, model: "chat-tiny" })}')`,
+      routes: { [CHAT]: (route) => { asked.push(route.request().postDataJSON()); return route.continue(); } },
+    });
+    await ask(page, "One");
+    await answered(page);
+    const first = system ? { role: "system", content: system } : { role: "user", content: "One" };
+    assert.deepEqual([asked[0].model, asked[0].messages[0]], ["chat-tiny", first]);
+    await page.locator(".context", { hasText: "of 512" }).waitFor();
+    await page.getByRole("button", { name: "Settings" }).click();
+    assert.equal(await page.getByLabel("System prompt").inputValue(), system ?? "");
+    assert.deepEqual(faults, []);
+    await context.close();
+    await server.end();
+  }
+});
+
 test("a server with a key, and one that is gone", async () => {
   const server = await serve(process.env.TINY, [], { SOL_API_KEY: "secret" });
   try {
