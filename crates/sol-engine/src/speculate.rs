@@ -213,6 +213,10 @@ fn drafted(
         }
         // The last token's logits are needed.
         let read = ask.tokens.iter().zip(sequence.tokens()).take_while(|(a, b)| a == b).count().min(ask.tokens.len() - 1);
+        // A model that is padded to more tokens than its draft has can say one that the draft can not read.
+        if ask.tokens[read..].iter().any(|id| *id as usize >= engine.model().spec().vocab) {
+            continue;
+        }
         engine.truncate(sequence, read);
         let mut unread = &ask.tokens[sequence.tokens().len()..];
         if engine.blocks_for(sequence, unread.len() + ask.most) > engine.blocks.free() {
@@ -262,6 +266,24 @@ mod tests {
         assert!(looked_up(&[1, 2, 3, 1], 3).is_empty() && looked_up(&[], 3).is_empty() && looked_up(&[7], 3).is_empty());
         assert_eq!(looked_up(&[8, 6, 6, 6], 4), [6, 6, 6, 6]);
         assert_eq!(looked_up(&[1, 2, 1, 2, 1], 4), [2, 1, 2, 1]);
+    }
+
+    #[test]
+    fn a_token_that_the_draft_lacks_stops_only_the_guesses_behind_it() {
+        let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", "chat-tiny"].iter().collect();
+        let options = crate::Options { sequences: Some(2), ..crate::Options::default() };
+        let mut engine = LanguageModel::open(&path, options).unwrap().engine;
+        let unknown = engine.model().spec().vocab as u32;
+        let mut tracks = [Track::default(), Track::default()];
+        let mut ask = |tokens: [&[u32]; 2]| {
+            let pairs = tokens.iter().zip(&mut tracks);
+            let mut asks: Vec<Ask<'_>> = pairs.map(|(tokens, track)| Ask { tokens, most: 3, track }).collect();
+            let mut guesses = vec![Vec::new(); 2];
+            drafted(&mut engine, &mut asks, 100, &|| false, &mut guesses).unwrap();
+            guesses.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(ask([&[3, 4, 5], &[3, unknown, 5]]), [3, 0]);
+        assert_eq!(ask([&[3, 4, 5, unknown], &[3, 4]]), [0, 3]);
     }
 
     #[test]

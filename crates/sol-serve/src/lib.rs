@@ -30,6 +30,7 @@ mod responses;
 mod server;
 mod tools;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -80,7 +81,7 @@ struct App {
     /// Requests that were refused.
     refused: AtomicU64,
     draining: AtomicBool,
-    /// Requests with the engine.
+    /// Requests that have a model, or wait for one.
     active: AtomicUsize,
     /// Told when there are none any more.
     idle: tokio::sync::Notify,
@@ -105,18 +106,20 @@ impl App {
     }
 
     /// Counts a request in, unless the server is going.
-    fn enter(&self) -> Result<()> {
+    fn enter(self: &Arc<Self>) -> Result<Entered> {
         self.active.fetch_add(1, Ordering::SeqCst);
-        if self.draining() {
-            self.leave();
-            return Err(Refused::busy("the server is shutting down"));
-        }
-        Ok(())
+        let entered = Entered(Arc::clone(self));
+        if self.draining() { Err(Refused::going()) } else { Ok(entered) }
     }
+}
 
-    fn leave(&self) {
-        if self.active.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.idle.notify_waiters();
+/// A request for which a server that is going waits.
+struct Entered(Arc<App>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if self.0.active.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.idle.notify_waiters();
         }
     }
 }

@@ -224,7 +224,7 @@ async fn authorise(State(app): State<Arc<App>>, request: Request, next: Next) ->
         let message = "no or a wrong API key: send it as Authorization: Bearer KEY";
         Refused::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key").into_response()
     };
-    if !response.status().is_success() {
+    if response.status().is_client_error() || response.status().is_server_error() {
         app.refused.fetch_add(1, Ordering::Relaxed);
     }
     response
