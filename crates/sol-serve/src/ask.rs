@@ -72,13 +72,7 @@ pub(crate) struct Asked {
 }
 
 /// Hands requests to a model's engine: each of `prompts`, which came as `field`, `n` times, with a seed of its own.
-pub(crate) fn ask(
-    model: &Held,
-    record: &Arc<Record>,
-    prompts: Vec<Request>,
-    n: usize,
-    field: &str,
-) -> Result<Asked> {
+pub(crate) fn ask(model: &Held, record: &Arc<Record>, prompts: Vec<Request>, n: usize, field: &str) -> Result<Asked> {
     let guard = Guard { model: model.clone(), interrupt: Interrupt::default(), record: Arc::clone(record) };
     let model = &guard.model;
     let (send, events) = unbounded_channel();

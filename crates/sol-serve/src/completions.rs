@@ -64,8 +64,9 @@ pub(crate) async fn completions(
         return Err(Refused::field("prompt", message));
     }
     let add_bos = own.add_special_tokens.unwrap_or(true);
-    let read =
-        model.blocking(move |model| prompts.into_iter().map(|prompt| encode(model, prompt, add_bos, echo, "prompt")).collect::<Result<Vec<_>>>());
+    let read = model.blocking(move |model| {
+        prompts.into_iter().map(|prompt| encode(model, prompt, add_bos, echo, "prompt")).collect::<Result<Vec<_>>>()
+    });
     let constraint = model.constraint(shape).await?;
     let (prompts, echoes): (Vec<Vec<u32>>, Vec<Echo>) = read.await?.into_iter().unzip();
     let request = |prompt| Request {

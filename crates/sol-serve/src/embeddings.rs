@@ -69,7 +69,8 @@ pub(crate) async fn embeddings(
     }
     let add_bos = params.add_special_tokens.unwrap_or(true);
     let read = move |model: &Model| {
-        let request = |input| Ok(Request { prompt: encode(model, input, add_bos, false, "input")?.0, embed: true, ..Request::default() });
+        let request =
+            |input| Ok(Request { prompt: encode(model, input, add_bos, false, "input")?.0, embed: true, ..Request::default() });
         inputs.into_iter().map(request).collect::<Result<Vec<_>>>()
     };
     let mut requests = model.blocking(read).await?;
