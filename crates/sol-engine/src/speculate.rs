@@ -5,7 +5,7 @@
 //! guess only decides whether the logits after that are there already. Leviathan et al. (2023, arXiv 2211.17192) reject guesses so
 //! that the distribution stays; choosing by the model keeps the very tokens, those of a seed too.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use sol_cpu::Cpu;
 use sol_text::Tokenizer;
@@ -101,8 +101,7 @@ impl LanguageModel {
         let engine = match speculation.guesses {
             Guesses::Lookup => None,
             Guesses::Model(draft) => {
-                let path = draft.text.path.clone();
-                same_vocabulary(self.tokenizer()?, draft.tokenizer()?, path)?;
+                same_vocabulary(self.tokenizer()?, draft.tokenizer()?, &draft.text.path)?;
                 Some(draft.engine)
             }
         };
@@ -114,15 +113,15 @@ impl LanguageModel {
     }
 }
 
-/// Refuses a draft whose token ids mean something else.
-fn same_vocabulary(target: &Tokenizer, draft: &Tokenizer, path: PathBuf) -> Result<()> {
+/// Refuses a draft, that at `path`, whose token ids mean something else than the model's.
+pub fn same_vocabulary(target: &Tokenizer, draft: &Tokenizer, path: &Path) -> Result<()> {
     let sizes = [target.vocab_size(), draft.vocab_size()];
     let differs = (0..sizes[0].min(sizes[1]) as u32).find(|id| target.token(*id) != draft.token(*id));
     match differs {
         None if sizes[0] == sizes[1] => Ok(()),
         id => {
             let name = |tokenizer: &Tokenizer| id.and_then(|id| tokenizer.token(id)).unwrap_or_default().to_owned();
-            Err(Error::DraftVocabulary { path, sizes, differs: id.map(|id| (id, name(target), name(draft))) })
+            Err(Error::DraftVocabulary { path: path.to_owned(), sizes, differs: id.map(|id| (id, name(target), name(draft))) })
         }
     }
 }
@@ -270,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_token_that_the_draft_lacks_stops_only_the_guesses_behind_it() {
-        let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", "chat-tiny"].iter().collect();
+        let path: std::path::PathBuf =
+            [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", "chat-tiny"].iter().collect();
         let options = crate::Options { sequences: Some(2), ..crate::Options::default() };
         let mut engine = LanguageModel::open(&path, options).unwrap().engine;
         let unknown = engine.model().spec().vocab as u32;

@@ -1,7 +1,7 @@
 //! OpenAI's HTTP API over the serving engine.
 //!
-//! Read in this order: [`Server`] (`server`: connections, routes, shutdown; `host`: who may ask), `body` and `params` (what comes in
-//! and is refused), `chat`, `completions`, `responses` and `embeddings` (the endpoints), `messages`, `guided` (answers of a form) and
+//! Read in this order: [`Server`] (`server`: connections, routes, shutdown; `host`: who may ask; `patient`: who takes no answer), `body`
+//! and `params` (what comes in and is refused), `chat`, `completions`, `responses` and `embeddings` (the endpoints), `messages`, `guided` (answers of a form) and
 //! `tools` (calls of a client's functions), `models` (which are in memory), `ask` (requests to the engine), `answer` (events to JSON,
 //! whole or streamed), `error` (OpenAI's error object), `info` (the small endpoints), `openapi` (what all of them take and answer),
 //! `page` (the chat page at `/`), `metrics`, `log`.
@@ -26,6 +26,7 @@ mod models;
 mod openapi;
 mod page;
 mod params;
+mod patient;
 mod responses;
 mod server;
 mod tools;
@@ -54,7 +55,8 @@ pub struct Options {
     pub cors: Vec<String>,
     /// Requests that wait for their turn with each model; more are refused.
     pub queue: usize,
-    /// A client that takes longer to send its headers or its body, or is silent that long between requests, is let go.
+    /// A client that takes longer to send its headers or its body, is silent that long between requests, or takes nothing of its
+    /// answer for that long, is let go; so is a request for which no model makes room.
     pub patience: Duration,
     /// How long running requests may take once the server is told to go.
     pub drain: Duration,

@@ -24,6 +24,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::error::{Error, Refused};
 use crate::models::{Model, Models, Source};
+use crate::patient::Patient;
 use crate::{App, Options, chat, completions, embeddings, host, info, log, openapi, page, responses};
 
 /// Bytes of a request's headers.
@@ -116,7 +117,7 @@ impl Server {
                     let mut http = hyper::server::conn::http1::Builder::new();
                     http.timer(TokioTimer::new()).header_read_timeout(app.patience).max_buf_size(HEADER_BYTES);
                     let service = TowerToHyperService::new(router.clone());
-                    let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+                    let connection = graceful.watch(http.serve_connection(TokioIo::new(Patient::new(stream, app.patience)), service));
                     connections.spawn(async move {
                         if let Err(error) = connection.await {
                             tracing::debug!("a connection broke: {error}");
