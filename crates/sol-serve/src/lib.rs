@@ -1,10 +1,10 @@
 //! OpenAI's HTTP API over the serving engine.
 //!
-//! Read in this order: [`Server`] (`server`: connections, routes, shutdown; `host`: who may ask; `patient`: who takes no answer), `body`
-//! and `params` (what comes in and is refused), `chat`, `completions`, `responses` and `embeddings` (the endpoints), `messages`, `guided` (answers of a form) and
-//! `tools` (calls of a client's functions), `models` (which are in memory), `ask` (requests to the engine), `answer` (events to JSON,
-//! whole or streamed), `error` (OpenAI's error object), `info` (the small endpoints), `openapi` (what all of them take and answer),
-//! `page` (the chat page at `/`), `metrics`, `log`.
+//! Read in this order: [`Server`] (`server`: connections, routes, shutdown; `host`: who may ask; `patient`: who takes no answer),
+//! `body` and `params` (what comes in and is refused), `chat`, `completions`, `responses` and `embeddings` (the endpoints),
+//! `messages`, `guided` (answers of a form) and `tools` (calls of a client's functions), `models` (which are in memory), `ask`
+//! (requests to the engine), `answer` (events to JSON, whole or streamed), `error` (OpenAI's error object), `info` (the small
+//! endpoints), `openapi` (what all of them take and answer), `page` (the chat page at `/`), `metrics`, `log`.
 //!
 //! **Invariants.** No field that means something is silently ignored. A client that goes away frees its place at once. Whatever a
 //! client sends, it gets an answer in OpenAI's shape, and nobody else's stream is disturbed.

@@ -107,7 +107,10 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     for (name, model) in names.iter().zip(&args.model) {
         let path = ModelArg { model: model.clone() }.resolve(output)?;
         // What can not be loaded at all is said now.
-        loading.check(&path)?;
+        loading.options(&path)?;
+        if several {
+            loading.check_vocabulary(&path)?;
+        }
         let names = if args.served_model_name.is_empty() { vec![name.clone()] } else { args.served_model_name.clone() };
         let loading = loading.clone();
         sources.push(Source::on_demand(names, move || loading.load(&path)));
@@ -151,9 +154,8 @@ struct Loading {
 }
 
 impl Loading {
-    /// Refuses a model that could never be loaded.
-    fn check(&self, path: &Path) -> sol_engine::Result<()> {
-        self.options(path)?;
+    /// Refuses a model that has no tokenizer, or another one than the draft.
+    fn check_vocabulary(&self, path: &Path) -> sol_engine::Result<()> {
         let tokenizer = open_tokenizer(path)?;
         self.draft.as_ref().map_or(Ok(()), |draft| draft.check(&tokenizer))
     }
