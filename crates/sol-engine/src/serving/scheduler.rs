@@ -122,12 +122,12 @@ impl Scheduler {
         while self.slots.len() < self.model.engine.sequences()
             && let Some(mut job) = self.waiting.pop_front()
         {
+            self.figures.waiting.fetch_sub(1, Ordering::Relaxed);
             match self.slot_of(&job) {
                 Ok((sampler, stream)) => self.slots.push(Slot::new(job, sampler, stream)),
                 Err(error) => (job.sink)(Event::Failed(Arc::new(error))),
             }
             self.figures.running.store(self.slots.len(), Ordering::Relaxed);
-            self.figures.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

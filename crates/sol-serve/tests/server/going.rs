@@ -52,9 +52,7 @@ fn a_full_queue_says_when_to_come_again() {
 #[test]
 fn free_places_do_not_count_as_the_queue() {
     let server = Running::start(chat_tiny(4), Options { queue: 1, ..Options::new("tiny") });
-    for _ in 0..10 {
-        server.chat(PROMPT, json!({"n": 5, "max_tokens": 2})).ok();
-    }
+    server.chat(PROMPT, json!({"n": 5, "max_tokens": 2})).ok();
 }
 
 #[test]
