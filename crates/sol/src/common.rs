@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sol_compute::KvType;
-use sol_engine::{Guesses, LanguageModel, Options, Speculation};
+use sol_engine::{Guesses, LanguageModel, Options, Speculation, open_tokenizer, same_vocabulary};
 use sol_hub::{Hub, ModelRef, Progress};
 use sol_model::RopeFactors;
+use sol_text::Tokenizer;
 
 use crate::ctrl_c::{self, CtrlC, Patience};
 
@@ -131,13 +132,23 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    /// The draft model, if there is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Refuses to guess for a model of another vocabulary.
+    pub(crate) fn check(&self, tokenizer: &Tokenizer) -> sol_engine::Result<()> {
+        let Some(path) = self.path() else { return Ok(()) };
+        same_vocabulary(tokenizer, &open_tokenizer(path)?, path)
+    }
+
     /// Makes a model guess.
     pub(crate) fn help(&self, model: &mut LanguageModel, threads: Option<usize>) -> sol_engine::Result<()> {
         let guesses = match &self.path {
             None => Guesses::Lookup,
             Some(path) => {
-                let sequences = Some(model.engine().sequences());
-                let options = Options { threads, sequences, ..Options::default() }.for_serving(path, 2)?;
+                let options = Options { threads, ..Options::default() }.for_draft_of(model, path)?;
                 Guesses::Model(Box::new(LanguageModel::open(path, options)?))
             }
         };

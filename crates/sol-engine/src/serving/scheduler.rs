@@ -125,6 +125,7 @@ impl Scheduler {
                 Ok((sampler, stream)) => self.slots.push(Slot::new(job, sampler, stream)),
                 Err(error) => (job.sink)(Event::Failed(Arc::new(error))),
             }
+            self.figures.running.store(self.slots.len(), Ordering::Relaxed);
         }
     }
 
