@@ -57,6 +57,22 @@ pub enum Error {
         /// The number.
         value: f32,
     },
+    /// A number that the result has no place for.
+    #[error("{}: `{tensor}` has {value} in row {row}, column {column}, which is too large for {dtype}; take a type of more range (bf16, f32)", path.display())]
+    TooLarge {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The number.
+        value: f32,
+        /// The type that it was to be stored in.
+        dtype: DType,
+    },
     /// The importance matrix is none, or that of another model.
     #[error("{}: {problem}", path.display())]
     Importance {
@@ -94,6 +110,16 @@ pub enum Error {
         tensor: String,
         /// How it is stored.
         dtype: DType,
+    },
+    /// Weights of 8 bits with scales beside them go only where both can go.
+    #[error("{}: tensor `{tensor}` {problem}; decode the weights first: sol convert -m {} -o DIRECTORY --type bf16", path.display(), path.display())]
+    Scaled {
+        /// The base.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Why it can not be kept.
+        problem: String,
     },
     /// The base is of one format and the result would be of the other.
     #[error("{}: the base is {base}, so the result must {needs}; `sol convert` makes one of the other", out.display())]

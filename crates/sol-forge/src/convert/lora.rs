@@ -17,6 +17,9 @@ use super::layout::Item;
 use super::rows::{HfTensor, Part};
 use crate::Result;
 
+/// The files of an adapter's directory.
+pub(super) const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
 /// What an adapter adds to some rows of a matrix.
 #[derive(Clone, Debug)]
 pub(super) struct Delta {
@@ -67,7 +70,7 @@ struct Pair<'a> {
 pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Result<usize> {
     let refused = |problem: String| ConvertError::Lora { path: dir.to_owned(), problem };
     let config = Config::read(dir)?;
-    let checkpoint = Checkpoint::open(&dir.join("adapter_model.safetensors")).map_err(|_| {
+    let checkpoint = Checkpoint::open(&dir.join(FILES[1])).map_err(|_| {
         refused("it has no adapter_model.safetensors that can be read; save it with PEFT's save_pretrained".into())
     })?;
     let mut pairs: BTreeMap<String, Pair<'_>> = BTreeMap::new();
@@ -240,7 +243,7 @@ struct Config {
 
 impl Config {
     fn read(dir: &Path) -> Result<Self> {
-        let path: PathBuf = dir.join("adapter_config.json");
+        let path: PathBuf = dir.join(FILES[0]);
         let refused = |problem: String| ConvertError::Lora { path: path.clone(), problem };
         let bytes = std::fs::read(&path).map_err(|cause| refused(format!("can not be read: {cause}")))?;
         let json: Value = serde_json::from_slice(&bytes).map_err(|cause| refused(format!("it is not JSON: {cause}")))?;

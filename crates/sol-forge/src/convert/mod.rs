@@ -103,9 +103,8 @@ impl Order<'_> {
             }
             _ => {}
         }
-        if crate::is_over(checkpoint.files(), self.out) {
-            return Err(Error::OverBase { path: self.out.to_owned() });
-        }
+        let of_adapters: Vec<PathBuf> = self.lora.iter().flat_map(|dir| lora::FILES.map(|file| dir.join(file))).collect();
+        crate::spare(checkpoint.files().iter().chain(&of_adapters), self.out)?;
         let description = describe(&checkpoint)?;
         let mut items = layout::items(&checkpoint, &description)?;
         let mut merged = 0;

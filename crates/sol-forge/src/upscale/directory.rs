@@ -42,8 +42,10 @@ impl Building {
     /// Begins the directory that will be at `out`, or goes on with one of the same `order`.
     pub(super) fn begin(out: &Path, existing: Existing, order: &str) -> Result<Self> {
         check_place(out, existing)?;
-        let name = out.file_name().ok_or_else(|| Error::Io { path: out.into(), cause: io::Error::other("it has no name") })?;
-        let dir = out.with_file_name(format!(".{}.unfinished", name.to_string_lossy()));
+        if out.file_name().is_none() {
+            return Err(Error::Io { path: out.into(), cause: io::Error::other("it has no name") });
+        }
+        let [dir, _] = beside(out);
         let failed = |cause| Error::Io { path: out.into(), cause };
         let same = fs::read_to_string(dir.join(ORDER)).is_ok_and(|old| old == order);
         if !same {
@@ -109,8 +111,7 @@ impl Building {
                 fs::remove_file(&path).map_err(|cause| self.failed(cause))?;
             }
         }
-        let name = self.out.file_name().unwrap_or_default().to_string_lossy();
-        let old = self.out.with_file_name(format!(".{name}.replaced"));
+        let [_, old] = beside(&self.out);
         let replaces = self.out.exists();
         if replaces {
             remove(&old).and_then(|()| fs::rename(&self.out, &old)).map_err(|cause| self.failed(cause))?;
@@ -141,23 +142,32 @@ impl Drop for Building {
     }
 }
 
+/// Where a directory at `out` is built, and where the one that it replaces is meanwhile.
+pub(super) fn beside(out: &Path) -> [PathBuf; 2] {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    ["unfinished", "replaced"].map(|what| out.with_file_name(format!(".{name}.{what}")))
+}
+
 /// Only a checkpoint is replaced, and an empty directory: not somebody's home.
 fn check_place(out: &Path, existing: Existing) -> Result<()> {
     let failed = |cause| Error::Io { path: out.into(), cause };
-    match fs::read_dir(out) {
+    let entries = match fs::read_dir(out) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(cause) => return Err(failed(cause)),
-        Ok(mut entries) => {
-            if entries.next().is_none() {
-                return Ok(());
-            }
-        }
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(failed)?,
+    };
+    if entries.is_empty() {
+        return Ok(());
     }
     if existing == Existing::Refuse {
         return Err(sol_weights::Error::Exists { path: out.into() }.into());
     }
     if !out.join("config.json").is_file() {
         return Err(failed(io::Error::other("it is a directory with something else than a model; remove it yourself")));
+    }
+    if let Some(inner) = entries.iter().find(|entry| entry.path().is_dir()) {
+        let problem = format!("it holds a directory, {}; remove it yourself", inner.file_name().display());
+        return Err(failed(io::Error::other(problem)));
     }
     Ok(())
 }

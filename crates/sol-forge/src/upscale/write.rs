@@ -17,7 +17,7 @@ use sol_weights::gguf::{self, Existing, TensorInfo};
 use sol_weights::{Bytes, Checkpoint, DType, Format, HfMetadata, Metadata, free_space, safetensors};
 
 use super::base::{Base, format_of};
-use super::directory::Building;
+use super::directory::{self, Building};
 use super::tensors::{Content, Target, becomes_solar, produce, targets};
 use super::{Plan, card, config};
 use crate::{Error, Result};
@@ -116,9 +116,7 @@ impl Job<'_> {
         stop: &(dyn Fn() -> bool + Sync),
         progress: &mut dyn FnMut(u64),
     ) -> Result<Report> {
-        if crate::is_over(self.order.base.source().files(), out) {
-            return Err(Error::OverBase { path: out.into() });
-        }
+        crate::spare(self.order.base.source().files(), out)?;
         match (self.order.base.checkpoint().metadata(), format_of(out)) {
             (Metadata::Gguf(meta), Format::Gguf) => self.write_gguf(meta, out, existing, stop, progress),
             (Metadata::Hf(hf), Format::Safetensors) => self.write_hf(hf, out, existing, stop, progress),
@@ -164,6 +162,9 @@ impl Job<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Report> {
         let Order { base, base_name, plan, float, shard_bytes } = self.order;
+        for place in directory::beside(out) {
+            crate::spare(base.source().files(), &place)?;
+        }
         let shards = shards(&self.targets, shard_bytes);
         let mut building = Building::begin(out, existing, &self.fingerprint())?;
         let mut names = Vec::with_capacity(shards.len());
