@@ -66,8 +66,8 @@ struct Pair<'a> {
 }
 
 /// Adds an adapter to the tensors it is for. Refuses one that is not LoRA, has targets that the model lacks, or shapes that
-/// do not fit ([`ConvertError::Lora`]).
-pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Result<usize> {
+/// do not fit ([`ConvertError::Lora`]). Returns how many modules it changes, and its tensors, some of which may now be the model's.
+pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Result<(usize, Checkpoint)> {
     let refused = |problem: String| ConvertError::Lora { path: dir.to_owned(), problem };
     let config = Config::read(dir)?;
     let checkpoint = Checkpoint::open(&dir.join(FILES[1])).map_err(|_| {
@@ -156,7 +156,8 @@ pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Resul
         place(&module, delta, [rows, cols], items, spec).map_err(refused)?;
     }
     config.check_patterns(dir)?;
-    Ok(count)
+    checkpoint.intact()?;
+    Ok((count, checkpoint))
 }
 
 fn tensors(items: &mut [Item]) -> impl Iterator<Item = &mut HfTensor> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sol_weights::gguf::Existing;
 
+use crate::place::{sync_dir, write_synced};
 use crate::{Error, Result};
 
 /// What is carried along from the base, where it is there.
@@ -53,6 +54,14 @@ impl Building {
             fs::create_dir(&dir).map_err(failed)?;
             fs::write(dir.join(ORDER), order).map_err(failed)?;
         }
+        // Shards that a killed run was writing.
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with('.') && name.ends_with(".tmp") {
+                fs::remove_file(&path).map_err(failed)?;
+            }
+        }
         Ok(Self { out: out.into(), dir, existing, has_shards: same, done: false })
     }
 
@@ -84,7 +93,7 @@ impl Building {
 
     /// Writes a small file.
     pub(super) fn put(&self, name: &str, text: &str) -> Result<()> {
-        fs::write(self.path(name), text).map_err(|cause| self.failed(cause))
+        write_synced(&self.path(name), text.as_bytes()).map_err(|cause| self.failed(cause))
     }
 
     /// Copies the base's tokenizer, chat template, generation config and licence, and its code unless the result is `another`
@@ -96,7 +105,8 @@ impl Building {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let is_code = name.ends_with(".py") && !another;
             if (CARRIED.contains(&name.as_str()) || is_code) && entry.path().is_file() {
-                fs::copy(entry.path(), self.path(&name)).map_err(|cause| self.failed(cause))?;
+                let bytes = fs::read(entry.path()).map_err(failed)?;
+                write_synced(&self.path(&name), &bytes).map_err(|cause| self.failed(cause))?;
             }
         }
         Ok(())
@@ -111,6 +121,7 @@ impl Building {
                 fs::remove_file(&path).map_err(|cause| self.failed(cause))?;
             }
         }
+        sync_dir(&self.dir).map_err(|cause| self.failed(cause))?;
         let [_, old] = beside(&self.out);
         let replaces = self.out.exists();
         if replaces {
@@ -123,7 +134,8 @@ impl Building {
             return Err(self.failed(cause));
         }
         self.done = true;
-        // The new one is there: what is left of the old one is only in the way.
+        sync_dir(self.out.parent().unwrap_or(Path::new(""))).map_err(|cause| self.failed(cause))?;
+        // The new one is there, also after a power cut: what is left of the old one is only in the way.
         let _: io::Result<()> = remove(&old);
         Ok(())
     }
