@@ -239,10 +239,11 @@ fn an_adapter_is_spared() {
 fn an_adapter_that_changes_makes_no_result() {
     let dir = tempfile::tempdir().unwrap();
     let (lora, out) = (dir.path().join("adapter"), dir.path().join("out"));
-    let head = "lm_head.modules_to_save.weight";
-    let shape = Checkpoint::open(&data("llama")).unwrap().tensor("lm_head.weight").map(|tensor| tensor.shape.clone());
+    let whole = "model.layers.1.mlp.up_proj.modules_to_save.weight";
+    let name = whole.replace("modules_to_save.", "");
+    let shape = Checkpoint::open(&data("llama")).unwrap().tensor(&name).map(|tensor| tensor.shape.clone());
     let [rows, cols] = shape.unwrap()[..] else { panic!() };
-    adapter(&lora, json!({ "peft_type": "LORA", "lora_alpha": 8 }), &[(head, [rows, cols])]);
+    adapter(&lora, json!({ "peft_type": "LORA", "lora_alpha": 8 }), &[(whole, [rows, cols])]);
     let adapters = [lora.clone()];
     let order = Order { source: &data("llama"), out: &out, dtype: None, lora: &adapters, shard_bytes: SHARD_BYTES };
     let plan = order.plan().unwrap();

@@ -165,7 +165,9 @@ impl Pass<'_> {
             dequantize(to, bytes, &mut desk.back)?;
             *sums = Errors::of(&desk.values, &desk.back);
             if !sums.squared.is_finite() || !sums.squared_error.is_finite() {
-                if !desk.back.iter().chain(&desk.values).all(|x| x.is_finite()) {
+                // Floats hold numbers whose squares do not fit; no block's step reaches them.
+                let all_finite = desk.back.iter().chain(&desk.values).all(|x| x.is_finite());
+                if to.is_quantized() || !all_finite {
                     return Err(self.not_finite(first_row, &desk.values));
                 }
                 *sums = Errors::wide(&desk.values, &desk.back);
