@@ -136,7 +136,9 @@ fn places(value: &Value, at: &str, places: &mut Vec<String>) {
                 self::places(value, &at, places);
             }
         }
-        Value::Array(values) => values.iter().enumerate().for_each(|(i, value)| self::places(value, &format!("{at}/{i}"), places)),
+        Value::Array(values) => {
+            values.iter().enumerate().for_each(|(i, value)| self::places(value, &format!("{at}/{i}"), places))
+        }
         _ => {}
     }
 }
