@@ -199,7 +199,7 @@ impl Error {
         if fits || dtype == DType::F32 {
             return Ok(());
         }
-        let at = values.iter().position(|value| !(value.abs() < limit)).unwrap_or(0);
+        let at = values.iter().position(|value| value.is_nan() || value.abs() >= limit).unwrap_or(0);
         let columns = columns.max(1);
         Err(Self::of_number(tensor, [first_row + at / columns, at % columns], values[at], dtype))
     }

@@ -209,9 +209,12 @@ fn push_layer_tensor(
     Ok(())
 }
 
+/// What a part of a fused projection gets of a tensor: its first row, and the shape.
+type Share = (Role, usize, Vec<usize>);
+
 /// Of a tensor that lies beside a fused projection without having its rows (the scale of F8 weights): what each part of the
-/// projection gets of it, its first row and the shape. A single number is for all parts; blocks go where their rows go.
-fn shares(base: &Base, tensor: &Tensor, layer: usize) -> Result<Option<Vec<(Role, usize, Vec<usize>)>>> {
+/// projection gets of it. A single number is for all parts; blocks go where their rows go.
+fn shares(base: &Base, tensor: &Tensor, layer: usize) -> Result<Option<Vec<Share>>> {
     let weight = tensor.name.rsplit_once('.').and_then(|(stem, _)| base.checkpoint().tensor(&format!("{stem}.weight")));
     let Some(weight) = weight else { return Ok(None) };
     let parts = base.parts(weight, layer);
