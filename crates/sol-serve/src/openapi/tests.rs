@@ -15,7 +15,7 @@ use crate::responses::ResponseParams;
 /// The router's paths are the document's; those of the page are not API.
 #[test]
 fn every_route_is_there() {
-    let routes = include_str!("server.rs").split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let routes = include_str!("../server.rs").split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
     let routes = routes.filter(|path| !crate::page::is_page(path));
     let mut routes: Vec<String> = routes.map(|path| path.replace("{*id}", "{model}")).collect();
     routes.sort();
