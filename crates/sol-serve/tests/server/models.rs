@@ -3,12 +3,13 @@
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sol_serve::{Options, Source};
 
-use crate::support::{ANSWER, PROMPT, Running, open};
+use crate::support::{ANSWER, LONGEST, PROMPT, Running, open, raw};
 
 /// A model that counts how often it is loaded.
 fn source(name: &str, model: &'static str) -> (Source, Arc<AtomicUsize>) {
@@ -157,4 +158,31 @@ fn who_waits_too_long_is_refused_and_nobody_loads_for_those_who_left() {
     // Nobody waits for it: it stays.
     assert_eq!(answer(&server, "a"), ANSWER);
     assert!(loaded(&server)[0].1);
+}
+
+#[test]
+fn a_server_that_goes_answers_who_waits_for_a_model() {
+    let (b, _) = source("b", "solar-tiny");
+    let (go, may_go) = channel();
+    let (tell, begun) = channel();
+    let gate = std::sync::Mutex::new((tell, may_go));
+    let slow = Source::on_demand(vec!["slow".into()], move || {
+        let gate = gate.lock().unwrap();
+        gate.0.send(()).unwrap();
+        gate.1.recv_timeout(LONGEST).unwrap();
+        Ok(open("chat-tiny", sol_engine::Options::default()))
+    });
+    let mut server = Running::start_many(vec![b, slow], 2, Options::new(""));
+    let body = json!({"model": "slow", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 20}).to_string();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json";
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let address = server.address;
+    let waiting = std::thread::spawn(move || raw(address, request.as_bytes()));
+    begun.recv_timeout(LONGEST).unwrap();
+    server.stop();
+    while server.get("/ready").status == 200 {}
+    go.send(()).unwrap();
+    let text = waiting.join().unwrap();
+    assert!(text.contains(ANSWER), "{text}");
+    assert!(server.wait());
 }
