@@ -15,8 +15,10 @@ use sol_compute::{Attention, Batch, KvType};
 use crate::cache::{Cache, TILE, padded};
 use crate::ops::soften;
 use crate::pool::Pool;
+use crate::q8::Side;
+use crate::reading::{AsIs, Halves, Reading, Scaled};
 use crate::shared::SharedMut;
-use crate::tile::{Cached, Strided, TOGETHER, accumulate};
+use crate::tile::{Strided, TOGETHER, accumulate};
 
 /// Keys in a span: whole blocks.
 const SPAN: usize = 256;
@@ -212,32 +214,29 @@ impl Job<'_> {
             scratch.query.extend_from_slice(&self.query[row * width + head * group * head_dim..][..group * head_dim]);
         }
         match self.cache.dtype() {
-            KvType::F32 => self.states::<f32>(tile, head, &span, scratch),
-            KvType::F16 => self.states::<f16>(tile, head, &span, scratch),
+            KvType::F32 => self.states::<AsIs<f32>>(tile, head, &span, scratch),
+            // What many queries read is worth converting once.
+            KvType::F16 if span.queries > TOGETHER => self.states::<Halves>(tile, head, &span, scratch),
+            KvType::F16 => self.states::<AsIs<f16>>(tile, head, &span, scratch),
+            KvType::Q8_0 => self.states::<Scaled>(tile, head, &span, scratch),
         }
     }
 
     /// Scores, weights and weighted values of the queries in `scratch.query` over one span.
-    fn states<T: Cached>(&self, tile: RowTile, head: usize, span: &Span, scratch: &mut ThreadScratch) {
+    fn states<R: Reading>(&self, tile: RowTile, head: usize, span: &Span, scratch: &mut ThreadScratch) {
         let table = self.batch.tables[self.batch.sequences[tile.first] as usize];
-        let head = |block: usize| self.cache.head::<T>(self.layer, table[block], head);
+        let head = |block: usize| self.cache.head(self.layer, table[block], head);
         let Attention { head_dim, scale, softcap, .. } = *self.attention;
         let Span { blocks, queries, group } = span;
         let (keys, base) = (blocks.len() * TILE, blocks.start * TILE);
         let ThreadScratch { query, scores, tile: converted, span: states, .. } = scratch;
         scores.clear();
         scores.resize(queries * keys, 0.0);
-        // What many queries read is worth converting once.
-        let many = *queries > TOGETHER;
         let dims = Strided { len: head_dim, stride: head_dim };
         for (n, block) in blocks.clone().enumerate() {
-            let (k, out) = (head(block).0, Strided { len: TILE, stride: keys });
-            if many {
-                accumulate(query, dims, T::floats(k, converted), TILE, None, &mut scores[n * TILE..], out);
-            } else {
-                let next = (block + 1 < blocks.end).then(|| head(block + 1).0);
-                accumulate(query, dims, k, TILE, next, &mut scores[n * TILE..], out);
-            }
+            let next = (block + 1 < blocks.end).then(|| head(block + 1).0);
+            let (k, out) = (R::tile(head(block).0, Side::Keys, converted), Strided { len: TILE, stride: keys });
+            accumulate(query, dims, k, TILE, next.and_then(R::ahead), &mut scores[n * TILE..], out);
         }
 
         let state_len = self.state_len();
@@ -256,9 +255,8 @@ impl Job<'_> {
         let stride = padded(head_dim);
         let sums = Strided { len: stride, stride: state_len };
         for (n, block) in blocks.clone().enumerate() {
-            let v = head(block).1;
             let next = (block + 1 < blocks.end).then(|| head(block + 1).1);
-            let floats = many.then(|| T::floats(v, converted));
+            let v = R::tile(head(block).1, Side::Values, converted);
             // A masked key's weight is not zero times its value, which may be anything: it takes no part. Rows that see the
             // same keys of a block are taken together.
             let part = |row: usize| {
@@ -274,10 +272,7 @@ impl Job<'_> {
                     let weights = &scores[row * group * keys + low..(end * group - 1) * keys + high];
                     let to = &mut states[row * group * state_len + 2..end * group * state_len];
                     let at = (low - n * TILE) * stride;
-                    match floats {
-                        Some(v) => accumulate(weights, seen, &v[at..], stride, None, to, sums),
-                        None => accumulate(weights, seen, &v[at..], stride, next, to, sums),
-                    }
+                    accumulate(weights, seen, &v[at..], stride, next.and_then(R::ahead), to, sums);
                 }
                 row = end;
             }
