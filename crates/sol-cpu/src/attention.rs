@@ -306,3 +306,64 @@ fn finish(total: &[f32], out: &mut [f32]) {
     let scale = 1.0 / total[1];
     out.iter_mut().zip(&total[2..]).for_each(|(o, t)| *o = t * scale);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sol_compute::{CacheShape, KvShape};
+    use sol_weights::DType;
+
+    const ATTENTION: Attention = Attention { heads: 6, kv_heads: 2, head_dim: 40, scale: 0.2, softcap: None, window: Some(290) };
+
+    /// Attention of the last `rows` of some tokens over a cache of this format.
+    fn attended(pool: &Pool, dtype: KvType, rows: usize, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
+        let Attention { heads, kv_heads, head_dim, .. } = ATTENTION;
+        let tokens = k.len() / (kv_heads * head_dim);
+        let shape = CacheShape { layers: vec![KvShape { kv_heads, head_dim }; 2], block_len: TILE, blocks: 12, dtype };
+        let mut cache = Cache::new(&shape).unwrap();
+        let (table, positions): (Vec<u32>, Vec<u32>) = ((0..12).rev().collect(), (0..tokens as u32).collect());
+        let (tables, sequences) = ([&table[..]], vec![0; tokens]);
+        let batch = |from: usize| Batch {
+            tokens: &sequences[from..],
+            positions: &positions[from..],
+            sequences: &sequences[from..],
+            tables: &tables,
+        };
+        cache.write(pool, 1, &batch(0), k, v);
+        let (first, width) = (tokens - rows, heads * head_dim);
+        let mut out = vec![0.0; rows * width];
+        let mut scratch = AttentionScratch::new(pool.threads());
+        attend(pool, &mut scratch, &ATTENTION, &batch(first), 1, &q[first * width..], &cache, &mut out);
+        out
+    }
+
+    /// A cache of 8 or 16 bits is read as one of floats with the same numbers in it, by one query as by many.
+    #[test]
+    fn every_format_is_read_as_the_floats_it_stands_for() {
+        let Attention { heads, kv_heads, head_dim, .. } = ATTENTION;
+        let wave = |n: usize, f: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * f).sin() * (1.0 + (i % 7) as f32)).collect() };
+        let (tokens, pool) = (371, Pool::new(2).unwrap());
+        let (q, kv) = (wave(tokens * heads * head_dim, 0.37), tokens * kv_heads * head_dim);
+        let (k, v) = (wave(kv, 0.71), wave(kv, 0.13));
+        let blocks = |values: &[f32]| -> Vec<f32> {
+            let block = |x: &[f32]| {
+                let (mut whole, mut bytes, mut out) = ([0.0; 32], [0; 34], [0.0; 32]);
+                whole[..x.len()].copy_from_slice(x);
+                sol_weights::quantize(DType::Q8_0, &whole, &[], &mut bytes).unwrap();
+                sol_weights::dequantize(DType::Q8_0, &bytes, &mut out).unwrap();
+                out[..x.len()].to_vec()
+            };
+            values.chunks(head_dim).flat_map(|head| head.chunks(32).flat_map(block).collect::<Vec<_>>()).collect()
+        };
+        let halves = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| f16::from_f32(*x).to_f32()).collect() };
+        for rows in [1, 2, 9, 200] {
+            for (dtype, k8, v8) in [(KvType::F16, halves(&k), halves(&v)), (KvType::Q8_0, blocks(&k), blocks(&v))] {
+                let got = attended(&pool, dtype, rows, [&q, &k, &v]);
+                assert!(got == attended(&pool, KvType::F32, rows, [&q, &k8, &v8]), "{dtype:?}, {rows} rows");
+                let exact = attended(&pool, KvType::F32, rows, [&q, &k, &v]);
+                let worst = got.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 0.5, "{dtype:?}: off by {worst}");
+            }
+        }
+    }
+}

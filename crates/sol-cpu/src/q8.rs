@@ -9,7 +9,6 @@ use half::f16;
 use sol_weights::DType;
 
 use crate::cache::{TILE, padded};
-#[cfg(target_arch = "x86_64")]
 use crate::matmul::Isa;
 use crate::tile::convert;
 
@@ -76,16 +75,17 @@ pub(crate) fn floats(part: &[u8], side: Side, out: &mut Vec<f32>) {
     for ((scales, numbers), out) in groups.zip(out.as_chunks_mut::<GROUP>().0) {
         let mut factors = [0.0; TILE];
         convert(scales, &mut factors);
-        multiply(side, &factors, numbers, out);
+        multiply(Isa::selected(), side, &factors, numbers, out);
     }
 }
 
-fn multiply(side: Side, factors: &[f32; TILE], numbers: &[i8; GROUP], out: &mut [f32; GROUP]) {
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+fn multiply(isa: Isa, side: Side, factors: &[f32; TILE], numbers: &[i8; GROUP], out: &mut [f32; GROUP]) {
     #[cfg(target_arch = "x86_64")]
-    if Isa::selected().has_avx512() {
+    if isa.has_avx512() {
         // SAFETY: an `Isa` is what the machine has.
         return unsafe { multiply_avx512(side, factors, numbers, out) };
-    } else if Isa::selected().has_avx2() {
+    } else if isa.has_avx2() {
         // SAFETY: likewise.
         return unsafe { multiply_avx2(side, factors, numbers, out) };
     }
@@ -123,5 +123,44 @@ fn portable(side: Side, factors: &[f32; TILE], numbers: &[i8; GROUP], out: &mut 
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_multiplies_alike() {
+        let numbers: [i8; GROUP] = std::array::from_fn(|i| (i * 37 + i / 7) as u8 as i8);
+        let factors: [f32; TILE] = std::array::from_fn(|i| f16::from_f32(0.01 * (i as f32 - 11.3)).to_f32());
+        for side in [Side::Keys, Side::Values] {
+            let mut expected = [0.0; GROUP];
+            portable(side, &factors, &numbers, &mut expected);
+            for isa in Isa::available() {
+                let mut out = [1.0; GROUP];
+                multiply(isa, side, &factors, &numbers, &mut out);
+                assert_eq!(out, expected, "{isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_those_of_gguf() {
+        let values: Vec<f32> = (0..TILE).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
+        let mut block = [0; 2 + TILE];
+        sol_weights::quantize(DType::Q8_0, &values, &[], &mut block).unwrap();
+        let (scale, numbers) = encode(&values);
+        assert_eq!((scale.to_le_bytes(), &numbers[..]), ([block[0], block[1]], &block[2..]));
+        assert_eq!(scale, f16::from_f32(values.iter().fold(0.0, |a: f32, v| a.max(v.abs())) / 127.0));
+        assert_eq!(encode(&[0.0; 5]), (f16::ZERO, [0; TILE]));
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e7] {
+            assert!(encode(&[1.0, bad]).0.is_nan(), "{bad}");
+        }
+        assert!(encode(&[65504.0 * 127.0]).0.is_finite());
     }
 }

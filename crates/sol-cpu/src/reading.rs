@@ -2,7 +2,6 @@
 
 use half::f16;
 
-
 use crate::q8::{self, Side};
 use crate::tile::{Cached, convert};
 

@@ -82,7 +82,6 @@ pub(crate) enum Device {
 pub(crate) enum Kv {
     F32,
     F16,
-    /// 8 bits, each 32 values with a scale
     #[value(name = "q8_0")]
     Q8_0,
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sol_compute::KvType;
 use sol_cpu::Cpu;
 use sol_engine::{Bound, Error, Fit as Here, Limits, Need};
@@ -366,8 +366,8 @@ impl Report<'_> {
         });
         let object = value.as_object_mut().expect("made as one");
         if let Some(needs) = &self.needs {
-            let kv_types = KV_TYPES.iter().zip(needs.kv_per_token);
-            let kv_per_token: Map<_, _> = kv_types.map(|(kv, bytes)| (kv.name().to_owned(), bytes.into())).collect();
+            let each = KV_TYPES.iter().zip(needs.kv_per_token);
+            let kv_per_token: Map<_, _> = each.map(|(kv, bytes)| (kv.name().to_owned(), bytes.into())).collect();
             object.insert("parameters".into(), needs.parameters.into());
             object.insert("active_parameters".into(), needs.active.into());
             object.insert("kv_bytes_per_token".into(), kv_per_token.into());
