@@ -234,9 +234,9 @@ impl Job<'_> {
         scores.resize(queries * keys, 0.0);
         let dims = Strided { len: head_dim, stride: head_dim };
         for (n, block) in blocks.clone().enumerate() {
-            let next = (block + 1 < blocks.end).then(|| head(block + 1).0);
+            let next = (block + 1 < blocks.end).then(|| head(block + 1).0).and_then(R::ahead);
             let (k, out) = (R::tile(head(block).0, Side::Keys, converted), Strided { len: TILE, stride: keys });
-            accumulate(query, dims, k, TILE, next.and_then(R::ahead), &mut scores[n * TILE..], out);
+            accumulate(query, dims, k, TILE, next, &mut scores[n * TILE..], out);
         }
 
         let state_len = self.state_len();
@@ -255,7 +255,7 @@ impl Job<'_> {
         let stride = padded(head_dim);
         let sums = Strided { len: stride, stride: state_len };
         for (n, block) in blocks.clone().enumerate() {
-            let next = (block + 1 < blocks.end).then(|| head(block + 1).1);
+            let next = (block + 1 < blocks.end).then(|| head(block + 1).1).and_then(R::ahead);
             let v = R::tile(head(block).1, Side::Values, converted);
             // A masked key's weight is not zero times its value, which may be anything: it takes no part. Rows that see the
             // same keys of a block are taken together.
@@ -272,7 +272,7 @@ impl Job<'_> {
                     let weights = &scores[row * group * keys + low..(end * group - 1) * keys + high];
                     let to = &mut states[row * group * state_len + 2..end * group * state_len];
                     let at = (low - n * TILE) * stride;
-                    accumulate(weights, seen, &v[at..], stride, next.and_then(R::ahead), to, sums);
+                    accumulate(weights, seen, &v[at..], stride, next, to, sums);
                 }
                 row = end;
             }

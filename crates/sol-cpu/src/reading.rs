@@ -13,7 +13,7 @@ pub(crate) trait Reading {
     /// Keys or values of one head of one block, if need be in `buffer`.
     fn tile<'a>(stored: &'a [u8], side: Side, buffer: &'a mut Vec<f32>) -> &'a [Self::Number];
 
-    /// Those that are wanted next, where they are read as they are.
+    /// What is wanted next: where it is read as it is, to be fetched on the way; else fetched now, where that pays.
     fn ahead(stored: &[u8]) -> Option<&[Self::Number]>;
 }
 
@@ -61,7 +61,20 @@ impl Reading for Scaled {
         buffer
     }
 
-    fn ahead(_: &[u8]) -> Option<&[f32]> {
+    fn ahead(stored: &[u8]) -> Option<&[f32]> {
+        fetch(stored);
         None
     }
+}
+
+/// Asks for the lines that these bytes lie in.
+fn fetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: fetching reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
