@@ -87,6 +87,14 @@ impl Runner {
         rows.chunks(piece).flat_map(|piece| self.run(piece)).collect()
     }
 
+    /// Both sequences in the same batches.
+    fn side_by_side(&mut self, first: &[u32], second: &[u32]) -> [Vec<Vec<f32>>; 2] {
+        let rows: Vec<_> = (0..first.len()).flat_map(|i| [(first[i], i as u32, 0), (second[i], i as u32, 1)]).collect();
+        let mixed: Vec<_> = rows.chunks(6).flat_map(|rows| self.run(rows)).collect();
+        let (a, b) = mixed.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).unzip();
+        [a, b]
+    }
+
     fn greedy(&mut self, prompt: &[u32], n: usize) -> Vec<u32> {
         let argmax = |logits: &Vec<f32>| (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
         let mut next = argmax(self.in_pieces(prompt, prompt.len()).last().unwrap());
@@ -130,10 +138,7 @@ fn check_logits(path: &Path, expected: &Expected, ids: &str, logits: &str, optio
         together.push(whole);
     }
     if let [first, second] = &sequences[..] {
-        let rows: Vec<_> = (0..first.len()).flat_map(|i| [(first[i], i as u32, 0), (second[i], i as u32, 1)]).collect();
-        let mixed: Vec<_> = rows.chunks(6).flat_map(|rows| runner.run(rows)).collect();
-        let (a, b): (Vec<_>, Vec<_>) = mixed.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).unzip();
-        assert!([a, b] == together[..], "{}: {logits} depend on the batch", path.display());
+        assert!(runner.side_by_side(first, second) == together[..], "{}: {logits} depend on the batch", path.display());
     }
 }
 
@@ -221,6 +226,9 @@ fn eight_bit_keys_and_values_stay_close_to_pytorch() {
         assert!(relative < if experts { 0.1 } else { 0.03 }, "{}: error {relative} of the logits' spread", dir.display());
         let pieces: Vec<_> = sequences.iter().flat_map(|ids| runner.in_pieces(ids, 1)).collect();
         assert!(got == pieces, "{}: logits depend on the pieces", dir.display());
+        if let [first, second] = &sequences[..] {
+            assert!(runner.side_by_side(first, second).concat() == got, "{}: logits depend on the batch", dir.display());
+        }
         if let (Some(prompt), Some(greedy), false) = (expected.ids("prompt_ids"), expected.ids("greedy_ids"), experts) {
             let got = Runner::new(&dir, LoadOptions::default(), KvType::Q8_0).greedy(&prompt[0], greedy[0].len());
             assert_eq!(got, greedy[0], "{}: greedy tokens", dir.display());
