@@ -305,7 +305,11 @@ fn fitting_context(
             ));
         }
         Fit::No(bound) => {
-            let half = if kv_type == KvType::F32 { ", or use --kv f16" } else { "" };
+            let half = match kv_type {
+                KvType::F32 => ", or use --kv f16",
+                KvType::F16 => ", or use --kv q8_0",
+                KvType::Q8_0 => "",
+            };
             let advice = match limits.longest_context(&need) {
                 0 if need.copied > 0 => {
                     format!("{} of it are F8 weights, which loading converts: use a quantised file", Size(need.copied))

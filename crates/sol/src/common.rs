@@ -61,7 +61,7 @@ pub(crate) struct How {
     /// Longest sequence in tokens; default: the model's context, or what fits of it
     #[arg(short, long)]
     pub(crate) ctx: Option<usize>,
-    /// Number format of the KV cache; default: f32 for unquantised weights, else f16
+    /// Number format of the KV cache; default: f32 for unquantised weights, else f16; q8_0 takes about half of f16's memory
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
     /// Ignore sliding windows, as llama.cpp does for Phi-3
@@ -83,6 +83,8 @@ pub(crate) enum Device {
 pub(crate) enum Kv {
     F32,
     F16,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl From<Kv> for KvType {
@@ -90,6 +92,7 @@ impl From<Kv> for KvType {
         match kv {
             Kv::F32 => Self::F32,
             Kv::F16 => Self::F16,
+            Kv::Q8_0 => Self::Q8_0,
         }
     }
 }
