@@ -6,7 +6,7 @@
 
 For each type: the mean KL divergence of llama.cpp's logits from `sol`'s on the same file, over windows of 512 tokens, and how
 often their top tokens differ; then the same between `sol` on the file and `sol` on the source, which is what quantising cost. The
-programs agree where the first is what roundings of activations do (0.01, or with much quantising less than that and at most 0.1).
+programs agree where the first is no more than what roundings of activations do (0.02), or than half of the second.
 Exits with 1 where llama.cpp does not load a file or where they do not agree.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import check_accuracy
 import check_quantize
 
-# Activations of 8 bits, rounded in other places, in blocks of 32 and, with K types, of 256.
-LEAST, MOST = 0.01, 0.1
+# What 8-bit activations that are rounded in other places come to, about.
+NOISE = 0.02
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
                 failed.append(name)
                 print(f"| {name} | {str(error).splitlines()[-1]} | | |", flush=True)
                 continue
-            if not kl.mean() < min(MOST, max(LEAST, cost)):
+            if not kl.mean() < max(NOISE, cost / 2):
                 failed.append(name)
             print(f"| {name} | {kl.mean():.2e} | {100 * top.mean():.2f} | {cost:.2e} |", flush=True)
     sys.exit(f"not alike: {', '.join(failed)}" if failed else 0)
