@@ -38,7 +38,7 @@ def main() -> None:
         same = ["-m", options.model, "-f", options.text, "--chunks", options.chunks, "-t", options.threads]
         call(options.sol, "imatrix", "-q", *same, "-o", ours)
         call(options.llama / "llama-imatrix", *same, "-o", theirs, "--output-format", "gguf")
-        call(options.llama / "llama-imatrix", "--in-file", theirs, "-o", older, "--output-format", "dat")
+        call(options.llama / "llama-imatrix", "-m", options.model, "--in-file", theirs, "-o", older, "--output-format", "dat")
         good = compare(*({t.name: t.data for t in gguf.GGUFReader(path).tensors} for path in (ours, theirs)))
         files = []
         for matrix in (theirs, older):

@@ -138,14 +138,27 @@ pub enum KvType {
     F32,
     /// Half the memory and traffic; the error is far below that of quantised weights.
     F16,
+    /// Half of that again: 8-bit integers, each 32 of a head with an f16 scale, as GGUF's Q8_0.
+    Q8_0,
 }
 
 impl KvType {
-    /// Bytes a value takes.
-    pub const fn bytes(self) -> usize {
+    /// Bytes that the key (or value) of one head takes.
+    pub const fn bytes(self, head_dim: usize) -> u64 {
+        let values = head_dim as u64;
         match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
+            Self::F32 => 4 * values,
+            Self::F16 => 2 * values,
+            Self::Q8_0 => values + 2 * values.div_ceil(32),
+        }
+    }
+
+    /// What it is called: "f16".
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
         }
     }
 }
@@ -175,8 +188,7 @@ pub struct CacheShape {
 impl CacheShape {
     /// Bytes one token takes over all layers, keys and values.
     pub fn bytes_per_token(&self) -> u64 {
-        let values: u64 = self.layers.iter().map(|l| 2 * l.kv_heads as u64 * l.head_dim as u64).sum();
-        values * self.dtype.bytes() as u64
+        self.layers.iter().map(|l| 2 * l.kv_heads as u64 * self.dtype.bytes(l.head_dim)).sum()
     }
 
     /// Bytes of the whole cache when full.

@@ -15,8 +15,10 @@ use sol_compute::{Attention, Batch, KvType};
 use crate::cache::{Cache, TILE, padded};
 use crate::ops::soften;
 use crate::pool::Pool;
+use crate::q8::Side;
+use crate::reading::{AsIs, Halves, Reading, Scaled};
 use crate::shared::SharedMut;
-use crate::tile::{Cached, Strided, TOGETHER, accumulate};
+use crate::tile::{Strided, TOGETHER, accumulate};
 
 /// Keys in a span: whole blocks.
 const SPAN: usize = 256;
@@ -212,32 +214,29 @@ impl Job<'_> {
             scratch.query.extend_from_slice(&self.query[row * width + head * group * head_dim..][..group * head_dim]);
         }
         match self.cache.dtype() {
-            KvType::F32 => self.states::<f32>(tile, head, &span, scratch),
-            KvType::F16 => self.states::<f16>(tile, head, &span, scratch),
+            KvType::F32 => self.states::<AsIs<f32>>(tile, head, &span, scratch),
+            // What many queries read is worth converting once.
+            KvType::F16 if span.queries > TOGETHER => self.states::<Halves>(tile, head, &span, scratch),
+            KvType::F16 => self.states::<AsIs<f16>>(tile, head, &span, scratch),
+            KvType::Q8_0 => self.states::<Scaled>(tile, head, &span, scratch),
         }
     }
 
     /// Scores, weights and weighted values of the queries in `scratch.query` over one span.
-    fn states<T: Cached>(&self, tile: RowTile, head: usize, span: &Span, scratch: &mut ThreadScratch) {
+    fn states<R: Reading>(&self, tile: RowTile, head: usize, span: &Span, scratch: &mut ThreadScratch) {
         let table = self.batch.tables[self.batch.sequences[tile.first] as usize];
-        let head = |block: usize| self.cache.head::<T>(self.layer, table[block], head);
+        let head = |block: usize| self.cache.head(self.layer, table[block], head);
         let Attention { head_dim, scale, softcap, .. } = *self.attention;
         let Span { blocks, queries, group } = span;
         let (keys, base) = (blocks.len() * TILE, blocks.start * TILE);
         let ThreadScratch { query, scores, tile: converted, span: states, .. } = scratch;
         scores.clear();
         scores.resize(queries * keys, 0.0);
-        // What many queries read is worth converting once.
-        let many = *queries > TOGETHER;
         let dims = Strided { len: head_dim, stride: head_dim };
         for (n, block) in blocks.clone().enumerate() {
-            let (k, out) = (head(block).0, Strided { len: TILE, stride: keys });
-            if many {
-                accumulate(query, dims, T::floats(k, converted), TILE, None, &mut scores[n * TILE..], out);
-            } else {
-                let next = (block + 1 < blocks.end).then(|| head(block + 1).0);
-                accumulate(query, dims, k, TILE, next, &mut scores[n * TILE..], out);
-            }
+            let next = (block + 1 < blocks.end).then(|| head(block + 1).0).and_then(R::ahead);
+            let (k, out) = (R::tile(head(block).0, Side::Keys, converted), Strided { len: TILE, stride: keys });
+            accumulate(query, dims, k, TILE, next, &mut scores[n * TILE..], out);
         }
 
         let state_len = self.state_len();
@@ -256,9 +255,8 @@ impl Job<'_> {
         let stride = padded(head_dim);
         let sums = Strided { len: stride, stride: state_len };
         for (n, block) in blocks.clone().enumerate() {
-            let v = head(block).1;
-            let next = (block + 1 < blocks.end).then(|| head(block + 1).1);
-            let floats = many.then(|| T::floats(v, converted));
+            let next = (block + 1 < blocks.end).then(|| head(block + 1).1).and_then(R::ahead);
+            let v = R::tile(head(block).1, Side::Values, converted);
             // A masked key's weight is not zero times its value, which may be anything: it takes no part. Rows that see the
             // same keys of a block are taken together.
             let part = |row: usize| {
@@ -274,10 +272,7 @@ impl Job<'_> {
                     let weights = &scores[row * group * keys + low..(end * group - 1) * keys + high];
                     let to = &mut states[row * group * state_len + 2..end * group * state_len];
                     let at = (low - n * TILE) * stride;
-                    match floats {
-                        Some(v) => accumulate(weights, seen, &v[at..], stride, None, to, sums),
-                        None => accumulate(weights, seen, &v[at..], stride, next, to, sums),
-                    }
+                    accumulate(weights, seen, &v[at..], stride, next, to, sums);
                 }
                 row = end;
             }
@@ -310,4 +305,65 @@ fn merge(total: &mut [f32], span: &[f32], state_len: usize) {
 fn finish(total: &[f32], out: &mut [f32]) {
     let scale = 1.0 / total[1];
     out.iter_mut().zip(&total[2..]).for_each(|(o, t)| *o = t * scale);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sol_compute::{CacheShape, KvShape};
+    use sol_weights::DType;
+
+    const ATTENTION: Attention = Attention { heads: 6, kv_heads: 2, head_dim: 40, scale: 0.2, softcap: None, window: Some(290) };
+
+    /// Attention of the last `rows` of some tokens over a cache of this format.
+    fn attended(pool: &Pool, dtype: KvType, rows: usize, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
+        let Attention { heads, kv_heads, head_dim, .. } = ATTENTION;
+        let tokens = k.len() / (kv_heads * head_dim);
+        let shape = CacheShape { layers: vec![KvShape { kv_heads, head_dim }; 2], block_len: TILE, blocks: 12, dtype };
+        let mut cache = Cache::new(&shape).unwrap();
+        let (table, positions): (Vec<u32>, Vec<u32>) = ((0..12).rev().collect(), (0..tokens as u32).collect());
+        let (tables, sequences) = ([&table[..]], vec![0; tokens]);
+        let batch = |from: usize| Batch {
+            tokens: &sequences[from..],
+            positions: &positions[from..],
+            sequences: &sequences[from..],
+            tables: &tables,
+        };
+        cache.write(pool, 1, &batch(0), k, v);
+        let (first, width) = (tokens - rows, heads * head_dim);
+        let mut out = vec![0.0; rows * width];
+        let mut scratch = AttentionScratch::new(pool.threads());
+        attend(pool, &mut scratch, &ATTENTION, &batch(first), 1, &q[first * width..], &cache, &mut out);
+        out
+    }
+
+    /// A cache of 8 or 16 bits is read as one of floats with the same numbers in it, by one query as by many.
+    #[test]
+    fn every_format_is_read_as_the_floats_it_stands_for() {
+        let Attention { heads, kv_heads, head_dim, .. } = ATTENTION;
+        let wave = |n: usize, f: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * f).sin() * (1.0 + (i % 7) as f32)).collect() };
+        let (tokens, pool) = (371, Pool::new(2).unwrap());
+        let (q, kv) = (wave(tokens * heads * head_dim, 0.37), tokens * kv_heads * head_dim);
+        let (k, v) = (wave(kv, 0.71), wave(kv, 0.13));
+        let blocks = |values: &[f32]| -> Vec<f32> {
+            let block = |x: &[f32]| {
+                let (mut whole, mut bytes, mut out) = ([0.0; 32], [0; 34], [0.0; 32]);
+                whole[..x.len()].copy_from_slice(x);
+                sol_weights::quantize(DType::Q8_0, &whole, &[], &mut bytes).unwrap();
+                sol_weights::dequantize(DType::Q8_0, &bytes, &mut out).unwrap();
+                out[..x.len()].to_vec()
+            };
+            values.chunks(head_dim).flat_map(|head| head.chunks(32).flat_map(block).collect::<Vec<_>>()).collect()
+        };
+        let halves = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| f16::from_f32(*x).to_f32()).collect() };
+        for rows in [1, 2, 9, 200] {
+            for (dtype, k8, v8) in [(KvType::F16, halves(&k), halves(&v)), (KvType::Q8_0, blocks(&k), blocks(&v))] {
+                let got = attended(&pool, dtype, rows, [&q, &k, &v]);
+                assert!(got == attended(&pool, KvType::F32, rows, [&q, &k8, &v8]), "{dtype:?}, {rows} rows");
+                let exact = attended(&pool, KvType::F32, rows, [&q, &k, &v]);
+                let worst = got.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 0.5, "{dtype:?}: off by {worst}");
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The CPU: kernels, and the [`Backend`](sol_compute::Backend) made of them.
 //!
 //! [`Cpu`] ties them together. `matmul` multiplies activations by weight matrices of every block format; `attention` reads
-//! the paged `cache` with the loops of `tile`; `ops` and `math` are the small operations between; `experts` routes; `pool` runs a function on a fixed
+//! the paged `cache` (`q8`: in 8 bits) with the loops of `tile`; `ops` and `math` are the small operations between; `experts` routes; `pool` runs a function on a fixed
 //! set of threads. A kernel is chosen at run time by what the machine can do and stands beside a portable twin.
 //!
 //! **Invariants.** A row's result has one order of summation, whatever the batch and the number of threads. Nothing is
@@ -15,6 +15,8 @@ mod math;
 pub mod matmul;
 mod ops;
 pub mod pool;
+mod q8;
+mod reading;
 mod shared;
 mod tensor;
 mod tile;

@@ -14,12 +14,9 @@ pub(crate) const TOGETHER: usize = 6;
 #[cfg(target_arch = "x86_64")]
 const TOGETHER_512: usize = 12;
 
-/// A number of the cache.
+/// A number that the kernels read.
 pub(crate) trait Cached: bytemuck::AnyBitPattern {
     fn to_f32(self) -> f32;
-
-    /// A tile as floats, if need be in `buffer`.
-    fn floats<'a>(tile: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32];
 
     /// Eight numbers from `at` on.
     ///
@@ -41,10 +38,6 @@ impl Cached for f32 {
         self
     }
 
-    fn floats<'a>(tile: &'a [Self], _: &'a mut Vec<f32>) -> &'a [f32] {
-        tile
-    }
-
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn eight(at: *const Self) -> std::arch::x86_64::__m256 {
@@ -63,11 +56,6 @@ impl Cached for f32 {
 impl Cached for f16 {
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
-    }
-
-    fn floats<'a>(tile: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32] {
-        convert(tile, buffer);
-        buffer
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -273,14 +261,17 @@ fn portable<T: Cached>(a: &[f32], m: &[T], stride: usize, out: &mut [f32]) {
 }
 
 /// `f16` to `f32`, exact.
-fn convert(tile: &[f16], buffer: &mut Vec<f32>) {
-    buffer.resize(tile.len(), 0.0);
+///
+/// # Panics
+/// When the lengths differ.
+pub(crate) fn convert(tile: &[f16], out: &mut [f32]) {
+    assert_eq!(tile.len(), out.len());
     #[cfg(target_arch = "x86_64")]
     if Isa::selected().has_avx2() {
         // SAFETY: an `Isa` is what the machine has.
-        return unsafe { convert_f16c(tile, buffer) };
+        return unsafe { convert_f16c(tile, out) };
     }
-    tile.convert_to_f32_slice(buffer);
+    tile.convert_to_f32_slice(out);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -332,8 +323,9 @@ mod tests {
     #[test]
     fn every_half_becomes_its_own_float() {
         let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
-        let mut buffer = Vec::new();
-        for (half, float) in all.iter().zip(f16::floats(&all, &mut buffer)) {
+        let mut floats = vec![0.0; all.len()];
+        convert(&all, &mut floats);
+        for (half, float) in all.iter().zip(&floats) {
             assert!(half.to_f32() == *float || (half.is_nan() && float.is_nan()), "{half:?}");
         }
     }

@@ -51,8 +51,10 @@ impl Grammar {
     }
 }
 
-/// Longest source of a grammar, in bytes, and most texts to choose from.
-const SOURCE_LIMIT: usize = 256 << 10;
+/// Longest source of a grammar, in bytes: the work of reading one grows with the square of it. Texts to choose from cost less.
+const SOURCE_LIMIT: usize = 48 << 10;
+const CHOICES_BYTES: usize = 256 << 10;
+/// Most texts to choose from.
 const CHOICES_LIMIT: usize = 4096;
 /// White space between two parts of JSON: a line break and deep indentation, but no model that has nothing to say goes on for ever.
 const JSON_SPACE: &str = r"[ \t\n\r]{1,40}";
@@ -104,8 +106,9 @@ impl Constrainer {
     /// The constraint of an answer. Takes milliseconds, for hostile grammars a second: not on a thread that others wait for.
     pub fn constraint(&self, grammar: &Grammar) -> Result<Constraint> {
         let len = grammar.len();
-        if len > SOURCE_LIMIT {
-            return Err(problem(&format!("it has {len} bytes; at most {SOURCE_LIMIT} are allowed")));
+        let most = if matches!(grammar, Grammar::Choice(_)) { CHOICES_BYTES } else { SOURCE_LIMIT };
+        if len > most {
+            return Err(problem(&format!("it has {len} bytes; at most {most} are allowed")));
         }
         let grammar = source(grammar)?;
         std::thread::scope(|scope| {

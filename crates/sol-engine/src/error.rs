@@ -187,6 +187,9 @@ pub enum Error {
         /// What is wrong with the grammar.
         problem: String,
     },
+    /// The engine's thread is gone, and what it was asked for with it.
+    #[error("the engine has ended before the answer did; ask again")]
+    EngineEnded,
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -52,7 +52,7 @@ pub use scoring::{Score, Scorer, Scoring};
 pub use serving::{Event, Figures, Refusal, Request, Serving, ServingOptions, Sink, TokenLogprob};
 pub use sol_model::BLOCK_LEN;
 pub use sol_text::Message;
-pub use speculate::{Guesses, Speculation};
+pub use speculate::{Guesses, Speculation, same_vocabulary};
 pub use text::Text;
 
 /// `Result` with this crate's [`Error`].

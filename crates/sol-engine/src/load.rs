@@ -43,24 +43,34 @@ pub struct Options {
 
 impl Options {
     /// The same for one of `models` models of a server, with room in the cache for the context of every sequence, or for as many
-    /// tokens as there is memory for. No context is longer than that room.
-    pub fn for_serving(mut self, path: &Path, models: usize) -> Result<Self> {
+    /// tokens as there is memory for; a draft's cache, of as many tokens, takes its part of it. No context is longer than that room.
+    pub fn for_serving(mut self, path: &Path, models: usize, draft: Option<&Path>) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         let spec = sol_model::describe(&checkpoint)?.spec;
         let context = self.context.unwrap_or(spec.context);
         let kv_type = self.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(&checkpoint));
         let token = kv_bytes_per_token(&spec, kv_type);
+        let mut need = Need::new(&checkpoint, &spec, context, 1, kv_type);
+        if let Some(draft) = draft {
+            let checkpoint = Checkpoint::open(draft)?;
+            let spec = sol_model::describe(&checkpoint)?.spec;
+            let more = Need::new(&checkpoint, &spec, spec.context, 1, sol_model::natural_kv_type(&checkpoint));
+            need.token = need.token.saturating_add(more.token);
+            need.copied = need.copied.saturating_add(more.copied);
+            need.memory.weights = need.memory.weights.saturating_add(more.memory.weights);
+            need.memory.work = need.memory.work.saturating_add(more.memory.work);
+        }
         let room = match self.kv_memory {
-            Some(bytes) => tokens_in(bytes, token),
+            Some(bytes) => tokens_in(bytes, need.token),
             None => {
-                let fits = Limits::now().comfortable_context(&Need::new(&checkpoint, &spec, context, 1, kv_type)) / models.max(1);
+                let fits = Limits::now().comfortable_context(&need) / models.max(1);
                 context.saturating_mul(self.sequences.unwrap_or(1)).min(fits.max(LEAST_CONTEXT))
             }
         };
         if let Some(bytes) = self.kv_memory
             && (room == 0 || self.context.is_some_and(|asked| room < asked))
         {
-            let least = token.saturating_mul(self.context.unwrap_or(BLOCK_LEN).next_multiple_of(BLOCK_LEN) as u64);
+            let least = need.token.saturating_mul(self.context.unwrap_or(BLOCK_LEN).next_multiple_of(BLOCK_LEN) as u64);
             return Err(Error::LittleKvMemory { given: Size(bytes), tokens: room, asked: self.context, least: Size(least) });
         }
         self.kv_memory = Some(token.saturating_mul(room.next_multiple_of(BLOCK_LEN) as u64));
@@ -68,6 +78,22 @@ impl Options {
             self.rope_factors = self.rope_factors.or(Some(spec.rope.factors_for(spec.context)));
             self.context = Some(room.max(1));
         }
+        Ok(self)
+    }
+
+    /// The same for a draft of a model: for its sequences and the tokens of its cache.
+    pub fn for_draft_of(mut self, model: &LanguageModel, path: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let spec = sol_model::describe(&checkpoint)?.spec;
+        let kv_type = self.kv_type.unwrap_or_else(|| sol_model::natural_kv_type(&checkpoint));
+        let need = Need::new(&checkpoint, &spec, spec.context, 1, kv_type);
+        let fits = Limits::now().comfortable_context(&need).max(LEAST_CONTEXT);
+        let (sequences, context) = (model.engine.sequences(), spec.context.min(model.context()).min(fits));
+        let tokens = context.next_multiple_of(BLOCK_LEN).saturating_mul(sequences).min(model.kv_room().0).min(fits);
+        self.sequences = Some(sequences);
+        self.rope_factors = self.rope_factors.or(Some(spec.rope.factors_for(spec.context)));
+        self.context = Some(context);
+        self.kv_memory = Some(need.token.saturating_mul(tokens as u64));
         Ok(self)
     }
 
@@ -279,7 +305,11 @@ fn fitting_context(
             ));
         }
         Fit::No(bound) => {
-            let half = if kv_type == KvType::F32 { ", or use --kv f16" } else { "" };
+            let half = match kv_type {
+                KvType::F32 => ", or use --kv f16",
+                KvType::F16 => ", or use --kv q8_0",
+                KvType::Q8_0 => "",
+            };
             let advice = match limits.longest_context(&need) {
                 0 if need.copied > 0 => {
                     format!("{} of it are F8 weights, which loading converts: use a quantised file", Size(need.copied))

@@ -5,7 +5,7 @@
 //! guess only decides whether the logits after that are there already. Leviathan et al. (2023, arXiv 2211.17192) reject guesses so
 //! that the distribution stays; choosing by the model keeps the very tokens, those of a seed too.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use sol_cpu::Cpu;
 use sol_text::Tokenizer;
@@ -101,8 +101,7 @@ impl LanguageModel {
         let engine = match speculation.guesses {
             Guesses::Lookup => None,
             Guesses::Model(draft) => {
-                let path = draft.text.path.clone();
-                same_vocabulary(self.tokenizer()?, draft.tokenizer()?, path)?;
+                same_vocabulary(self.tokenizer()?, draft.tokenizer()?, &draft.text.path)?;
                 Some(draft.engine)
             }
         };
@@ -114,15 +113,15 @@ impl LanguageModel {
     }
 }
 
-/// Refuses a draft whose token ids mean something else.
-fn same_vocabulary(target: &Tokenizer, draft: &Tokenizer, path: PathBuf) -> Result<()> {
+/// Refuses a draft, that at `path`, whose token ids mean something else than the model's.
+pub fn same_vocabulary(target: &Tokenizer, draft: &Tokenizer, path: &Path) -> Result<()> {
     let sizes = [target.vocab_size(), draft.vocab_size()];
     let differs = (0..sizes[0].min(sizes[1]) as u32).find(|id| target.token(*id) != draft.token(*id));
     match differs {
         None if sizes[0] == sizes[1] => Ok(()),
         id => {
             let name = |tokenizer: &Tokenizer| id.and_then(|id| tokenizer.token(id)).unwrap_or_default().to_owned();
-            Err(Error::DraftVocabulary { path, sizes, differs: id.map(|id| (id, name(target), name(draft))) })
+            Err(Error::DraftVocabulary { path: path.to_owned(), sizes, differs: id.map(|id| (id, name(target), name(draft))) })
         }
     }
 }
@@ -213,6 +212,10 @@ fn drafted(
         }
         // The last token's logits are needed.
         let read = ask.tokens.iter().zip(sequence.tokens()).take_while(|(a, b)| a == b).count().min(ask.tokens.len() - 1);
+        // A model that is padded to more tokens than its draft has can say one that the draft can not read.
+        if ask.tokens[read..].iter().any(|id| *id as usize >= engine.model().spec().vocab) {
+            continue;
+        }
         engine.truncate(sequence, read);
         let mut unread = &ask.tokens[sequence.tokens().len()..];
         if engine.blocks_for(sequence, unread.len() + ask.most) > engine.blocks.free() {
@@ -262,6 +265,25 @@ mod tests {
         assert!(looked_up(&[1, 2, 3, 1], 3).is_empty() && looked_up(&[], 3).is_empty() && looked_up(&[7], 3).is_empty());
         assert_eq!(looked_up(&[8, 6, 6, 6], 4), [6, 6, 6, 6]);
         assert_eq!(looked_up(&[1, 2, 1, 2, 1], 4), [2, 1, 2, 1]);
+    }
+
+    #[test]
+    fn a_token_that_the_draft_lacks_stops_only_the_guesses_behind_it() {
+        let path: std::path::PathBuf =
+            [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", "chat-tiny"].iter().collect();
+        let options = crate::Options { sequences: Some(2), ..crate::Options::default() };
+        let mut engine = LanguageModel::open(&path, options).unwrap().engine;
+        let unknown = engine.model().spec().vocab as u32;
+        let mut tracks = [Track::default(), Track::default()];
+        let mut ask = |tokens: [&[u32]; 2]| {
+            let pairs = tokens.iter().zip(&mut tracks);
+            let mut asks: Vec<Ask<'_>> = pairs.map(|(tokens, track)| Ask { tokens, most: 3, track }).collect();
+            let mut guesses = vec![Vec::new(); 2];
+            drafted(&mut engine, &mut asks, 100, &|| false, &mut guesses).unwrap();
+            guesses.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(ask([&[3, 4, 5], &[3, unknown, 5]]), [3, 0]);
+        assert_eq!(ask([&[3, 4, 5, unknown], &[3, 4]]), [0, 3]);
     }
 
     #[test]

@@ -229,6 +229,12 @@ fn doubling(keyword: &str) -> Value {
     json!({"$ref": "#/$defs/d0", "$defs": defs})
 }
 
+/// As many properties as values that none of them is.
+fn clash(n: usize) -> Value {
+    let properties: serde_json::Map<_, _> = (0..n).map(|i| (format!("p{i}"), json!({}))).collect();
+    json!({"allOf": [{"properties": properties}, {"enum": (0..n).collect::<Vec<_>>()}]})
+}
+
 #[test]
 fn hostile_grammars_end_soon() {
     let schema = Grammar::JsonSchema;
@@ -270,6 +276,8 @@ fn hostile_grammars_end_soon() {
         (false, schema(json!({"type": "number", "multipleOf": 1e-300, "minimum": -1e300, "maximum": 1e300}))),
         (false, schema(json!({"type": "integer", "multipleOf": 999_999_937, "maximum": 1e18}))),
         (false, schema(json!({"type": "object", "properties": properties}))),
+        (true, schema(clash(12_000))),
+        (false, schema(clash(2_500))),
         (false, schema(json!({"type": "string", "pattern": "^(a?){500}(a{0,300}){300}$"}))),
         (false, schema(json!({"patternProperties": {"^(a|b)*c.{40}$": {}, "^(b|a)*d.{41}$": {}}}))),
         (true, text(Grammar::Regex, "(")),

@@ -189,6 +189,7 @@ fn what_does_not_fit_is_refused_and_disturbs_nobody() {
 fn a_full_queue_refuses() {
     let model = open_with("chat-tiny", Options { sequences: Some(1), context: Some(128), ..Options::default() });
     let serving = Serving::start(model, ServingOptions { queue: 2 }).unwrap();
+    assert!(!serving.ended());
     let request = || Request { prompt: text(1, 20), max_tokens: 100, ignore_eos: true, ..Request::default() };
     let mut events = Vec::new();
     let refused = (0..50).any(|_| {
@@ -199,9 +200,27 @@ fn a_full_queue_refuses() {
     });
     assert!(refused);
     events.pop();
+    // Two that wait, and the one that runs.
+    assert!(events.len() >= 3, "{}", events.len());
     // Those that were taken are answered, also when nobody can ask any more.
     drop(serving);
     assert!(events.iter().all(|events| wait(events).ids.len() == 100));
+}
+
+#[test]
+fn an_engine_that_ended_says_so() {
+    let serving = serve("chat-tiny", 1, 128, None);
+    let events = ask(&serving, Request { prompt: text(1, 20), max_tokens: 100, ..Request::default() });
+    let request = Request { prompt: text(2, 20), max_tokens: 5, ..Request::default() };
+    serving.submit(request.clone(), Box::new(|_| panic!("on purpose"))).unwrap();
+    // Whoever is cut off hears nothing more.
+    while events.recv_timeout(LONGEST).is_ok_and(|event| !matches!(event, Event::Done { .. })) {}
+    let start = std::time::Instant::now();
+    while !serving.ended() {
+        assert!(start.elapsed() < LONGEST);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(serving.submit(request, Box::new(|_| ())), Err(Refusal::Closed));
 }
 
 #[test]

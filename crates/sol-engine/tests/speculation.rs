@@ -129,3 +129,17 @@ fn a_draft_of_another_vocabulary_is_refused() {
     assert!(error.contains("--draft") && error.contains("vocabulary"), "{error}");
     assert!(open("chat-tiny").speculate(Speculation { guesses: lookup(), tokens: 0 }).is_err());
 }
+
+#[test]
+fn a_drafts_cache_is_a_part_of_what_the_cache_may_take() {
+    let plain = open("chat-tiny");
+    let token = plain.kv_room().1 / plain.kv_room().0 as u64;
+    let options = Options { sequences: Some(4), kv_memory: Some(token * 256), threads: Some(1), ..Options::default() };
+    let path = common::path("chat-tiny");
+    for (draft, tokens) in [(None, 256), (Some(path.as_path()), 128)] {
+        let model = open_with("chat-tiny", options.clone().for_serving(&path, 1, draft).unwrap());
+        assert_eq!(model.kv_room(), (tokens, token * tokens as u64));
+        let draft = open_with("chat-tiny", Options::default().for_draft_of(&model, &path).unwrap());
+        assert_eq!((draft.kv_room(), draft.context()), (model.kv_room(), model.context()));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sol_weights::DType;
+use sol_weights::{DType, Tensor};
 
 /// Why a checkpoint was not made. Nothing is left of it.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,22 @@ pub enum Error {
         /// The number.
         value: f32,
     },
+    /// A number that the result has no place for.
+    #[error("{}: `{tensor}` has {value} in row {row}, column {column}, which is too large for {dtype}; take a type of more range (bf16, f32)", path.display())]
+    TooLarge {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The number.
+        value: f32,
+        /// The type that it was to be stored in.
+        dtype: DType,
+    },
     /// The importance matrix is none, or that of another model.
     #[error("{}: {problem}", path.display())]
     Importance {
@@ -94,6 +110,16 @@ pub enum Error {
         tensor: String,
         /// How it is stored.
         dtype: DType,
+    },
+    /// F8 weights and their scales stay as they are.
+    #[error("{}: tensor `{tensor}` {problem}; decode the weights first: sol convert -m {} -o DIRECTORY --type bf16", path.display(), path.display())]
+    Scaled {
+        /// The base.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Why it can not be kept.
+        problem: String,
     },
     /// The base is of one format and the result would be of the other.
     #[error("{}: the base is {base}, so the result must {needs}; `sol convert` makes one of the other", out.display())]
@@ -136,4 +162,60 @@ pub enum Error {
     /// The file could not be written.
     #[error(transparent)]
     Weights(#[from] sol_weights::Error),
+}
+
+/// The least magnitude that the types which conversions write have no finite number for. A step of Q8_0 is 1/127 of the largest
+/// number of its block, in F16.
+fn limit(dtype: DType) -> f32 {
+    match dtype {
+        DType::F16 => 65520.0,
+        DType::BF16 => f32::from_bits(0x7f7f_8000),
+        DType::Q8_0 => 127.0 * 65520.0,
+        _ => f32::INFINITY,
+    }
+}
+
+impl Error {
+    /// Of a tensor's number at a row and column that can not be stored as `dtype`.
+    pub(crate) fn of_number(tensor: &Tensor, [row, column]: [usize; 2], value: f32, dtype: DType) -> Self {
+        let (path, tensor) = (tensor.path().to_owned(), tensor.name.clone());
+        match value.is_finite() {
+            true => Self::TooLarge { path, tensor, row, column, value, dtype },
+            false => Self::NotFinite { path, tensor, row, column, value },
+        }
+    }
+
+    /// Refuses numbers, those of a tensor from a row on, that would not be finite as `dtype`. F32 takes any.
+    pub(crate) fn check_numbers(
+        tensor: &Tensor,
+        first_row: usize,
+        columns: usize,
+        values: &[f32],
+        dtype: DType,
+    ) -> crate::Result<()> {
+        let limit = limit(dtype);
+        // Without an early end, so that it is fast.
+        let fits = values.iter().fold(true, |fits, value| fits & (value.abs() < limit));
+        if fits || dtype == DType::F32 {
+            return Ok(());
+        }
+        let at = values.iter().position(|value| value.is_nan() || value.abs() >= limit).unwrap_or(0);
+        let columns = columns.max(1);
+        Err(Self::of_number(tensor, [first_row + at / columns, at % columns], values[at], dtype))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_where_numbers_become_infinite() {
+        let largest = |dtype| f32::from_bits(limit(dtype).to_bits() - 1);
+        let f16 = |x| half::f16::from_f32(x).is_finite();
+        assert!(f16(largest(DType::F16)) && !f16(limit(DType::F16)));
+        let bf16 = |x| half::bf16::from_f32(x).is_finite();
+        assert!(bf16(largest(DType::BF16)) && !bf16(limit(DType::BF16)));
+        assert!(f16(largest(DType::Q8_0) / 127.0) && !f16(limit(DType::Q8_0) / 127.0));
+    }
 }

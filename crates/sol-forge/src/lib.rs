@@ -9,27 +9,18 @@
 //!
 //! Everything is streamed: a checkpoint may be larger than memory. This crate runs no model.
 
-use std::path::{Path, PathBuf};
-
 pub mod convert;
 mod error;
 pub mod lineage;
+mod place;
 pub mod quantize;
 pub mod synth;
 mod types;
 pub mod upscale;
 
 pub use error::Error;
+pub use place::spare;
 pub use types::{Matrix, Mixture, Types};
-
-/// Whether a result at `out` would take the place of one of these files, or of the directory that holds it.
-fn is_over(files: &[PathBuf], out: &Path) -> bool {
-    let is_out = |path: &Path| matches!((path.canonicalize(), out.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    files.iter().any(|file| {
-        let folder = file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        is_out(file) || is_out(folder)
-    })
-}
 
 /// The result of making a checkpoint.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

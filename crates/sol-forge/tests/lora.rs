@@ -220,3 +220,34 @@ fn adapters_that_do_not_fit_are_refused() {
     assert!(e.contains("no adapter_model.safetensors"), "{e}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+/// The adapter is not replaced by what it is merged into, nor a directory that it is in.
+#[test]
+fn an_adapter_is_spared() {
+    let dir = tempfile::tempdir().unwrap();
+    let lora = dir.path().join("run/adapter");
+    let (a, b) = (format!("{Q}.lora_A.weight"), format!("{Q}.lora_B.weight"));
+    adapter(&lora, json!({ "peft_type": "LORA", "lora_alpha": 8 }), &[(&*a, [4, 36]), (&*b, [36, 4])]);
+    for out in [&lora, &dir.path().join("run")] {
+        let refused = merge(&data("llama"), out, &lora);
+        assert!(matches!(refused, Err(sol_forge::Error::OverBase { .. })), "{refused:?}");
+    }
+}
+
+/// Tensors that an adapter brings whole are read while the result is written: they may not change meanwhile.
+#[test]
+fn an_adapter_that_changes_makes_no_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lora, out) = (dir.path().join("adapter"), dir.path().join("out"));
+    let whole = "model.layers.1.mlp.up_proj.modules_to_save.weight";
+    let name = whole.replace("modules_to_save.", "");
+    let shape = Checkpoint::open(&data("llama")).unwrap().tensor(&name).map(|tensor| tensor.shape.clone());
+    let [rows, cols] = shape.unwrap()[..] else { panic!() };
+    adapter(&lora, json!({ "peft_type": "LORA", "lora_alpha": 8 }), &[(whole, [rows, cols])]);
+    let adapters = [lora.clone()];
+    let order = Order { source: &data("llama"), out: &out, dtype: None, lora: &adapters, shard_bytes: SHARD_BYTES };
+    let plan = order.plan().unwrap();
+    fs::OpenOptions::new().write(true).open(lora.join("adapter_model.safetensors")).unwrap().set_len(500).unwrap();
+    let error = plan.write(Existing::Refuse, 2, &|| false, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("adapter_model.safetensors: the file changed while it was in use") && !out.exists(), "{error}");
+}

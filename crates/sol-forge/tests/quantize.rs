@@ -160,6 +160,16 @@ fn what_can_not_be_quantised_is_refused_and_leaves_nothing() {
     let error = refused(&path, None);
     assert!(error.contains("`blk.0.ffn_up.weight` has NaN in row 1, column 7"), "{error}");
 
+    // Too large for the step of a block, not for floats.
+    values[256 + 7] = -2e20;
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    one(&path, "blk.0.ffn_up.weight", DType::F32, 3, &bytes);
+    let error = refused(&path, None);
+    assert!(error.contains("has -200000000000000000000 in row 1, column 7, which is too large for Q4_0"), "{error}");
+    let floats = dir.path().join("bf16.gguf");
+    let report = quantize(&path, &floats, Types::mostly("bf16").unwrap(), None, 2).unwrap();
+    assert!(report.tensors[0].relative_error() < 0.01 && report.tensors[0].squared > 1e40);
+
     let sums = InputSums { squares: vec![1.0; 128], counts: vec![1.0] };
     let other = Importance::new(vec![], 1, 1, BTreeMap::from([("blk.0.ffn_up.weight".to_owned(), sums)]));
     let error = refused(&path, Some(&other));
@@ -176,6 +186,26 @@ fn what_can_not_be_quantised_is_refused_and_leaves_nothing() {
     assert!(error.contains("only GGUF files are quantised"), "{error}");
 }
 
+/// Neither the source nor the importance matrix is replaced, by whatever name.
+#[test]
+fn what_it_is_made_of_is_spared() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, matrix) = (small(dir.path(), "f16", true), dir.path().join("matrix.gguf"));
+    let sums = InputSums { squares: vec![1.0; 4], counts: vec![1.0] };
+    Importance::new(vec![], 1, 1, BTreeMap::from([("none".to_owned(), sums)])).write(&matrix, Existing::Refuse).unwrap();
+    let importance = Importance::read(&matrix).unwrap();
+    let source = Checkpoint::open(&path).unwrap();
+    let types = Types::mostly("q4_0").unwrap();
+    let plan = Order { source: &source, types, importance: Some(&importance) }.plan().unwrap();
+    let linked = dir.path().join("linked.gguf");
+    fs::hard_link(&path, &linked).unwrap();
+    for out in [&path, &matrix, &linked] {
+        let result = plan.write(out, Existing::Replace, 1, &|| false, &mut |_| {});
+        assert!(matches!(result, Err(Error::OverBase { .. })), "{result:?}");
+    }
+    assert!(source.unchanged().is_ok() && Importance::read(&matrix).is_ok());
+}
+
 /// A file that shrinks under its mapping reads as zeros; the result is not one.
 #[cfg(target_os = "linux")]
 #[test]
@@ -185,8 +215,12 @@ fn a_source_that_changes_meanwhile_is_an_error() {
     let source = Checkpoint::open(&path).unwrap();
     let plan = Order { source: &source, types: Types::mostly("q4_0").unwrap(), importance: None }.plan().unwrap();
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4096).unwrap();
-    let error = plan.write(&out, Existing::Refuse, 2, &|| false, &mut |_| {}).unwrap_err().to_string();
-    assert!(error.contains("changed while it was in use") && !out.exists(), "{error}");
+    // Where it is encoded, and where it is copied.
+    let copied = Order { source: &source, types: Types::mostly("f16").unwrap(), importance: None }.plan().unwrap();
+    for plan in [plan, copied] {
+        let error = plan.write(&out, Existing::Refuse, 2, &|| false, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("changed while it was in use") && !out.exists(), "{error}");
+    }
 }
 
 #[test]

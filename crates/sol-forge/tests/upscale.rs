@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sol_forge::Error;
 use sol_forge::upscale::{Base, Order, Plan, Recipe, Report};
 use sol_weights::gguf::Existing;
-use sol_weights::{Checkpoint, DType, Tensor};
+use sol_weights::{Checkpoint, DType, Tensor, safetensors};
 
 fn fixture(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "sol-model", "tests", "data", name].iter().collect()
@@ -268,4 +268,153 @@ fn a_result_does_not_take_the_place_of_its_base() {
     let order = sol_forge::convert::Order { source: &source, out: dir.path(), dtype: None, lora: &[], shard_bytes: u64::MAX };
     assert!(matches!(order.plan(), Err(Error::OverBase { .. })));
     assert_eq!(names(dir.path()), ["config.json", "model.gguf"]);
+}
+
+/// A Phi-3 with F8 weights, the scales of which have this shape.
+fn f8_phi3(dir: &Path, scale: &[usize], scales_of_qkv: usize) {
+    fs::create_dir(dir).unwrap();
+    fs::copy(fixture("models/phi3/config.json"), dir.join("config.json")).unwrap();
+    let from = Checkpoint::open(&fixture("models/phi3")).unwrap();
+    let mut tensors = Vec::new();
+    for (at, tensor) in from.tensors().enumerate() {
+        if !tensor.name.ends_with("proj.weight") {
+            tensors.push((tensor.name.clone(), tensor.dtype, tensor.shape.clone(), tensor.bytes().to_vec()));
+            continue;
+        }
+        let weights = (0..tensor.elements()).map(|i| (i * 37 % 120) as u8).collect();
+        tensors.push((tensor.name.clone(), DType::F8E4M3, tensor.shape.clone(), weights));
+        let is_qkv = tensor.name.contains("qkv");
+        let (shape, count) = if is_qkv { (scale, scales_of_qkv) } else { (&[1][..], 1) };
+        let numbers: Vec<u8> = (0..count).flat_map(|i| ((at + i) as f32 / 7.0).to_le_bytes()).collect();
+        tensors.push((format!("{}_scale", tensor.name), DType::F32, shape.to_vec(), numbers));
+    }
+    let list: Vec<_> = tensors.iter().map(|(name, dtype, shape, bytes)| (&**name, *dtype, &shape[..], &bytes[..])).collect();
+    safetensors::write(&dir.join("model.safetensors"), &list).unwrap();
+}
+
+/// Each part of a projection that comes apart has the scale of its rows: one number for all, one for each row.
+#[test]
+fn scales_go_with_their_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let skips = "skips = [[1, 2]]\n[[slices]]\nlayers = [0, 2]\n[[slices]]\nlayers = [1, 2]\n";
+    let plan = sol_forge::upscale::toml::read(skips, "r.toml", 2).unwrap();
+    for (at, (shape, count)) in [(&[][..], 1), (&[1], 1), (&[56, 1], 56)].into_iter().enumerate() {
+        let [source, out] = ["base", "solar"].map(|name| dir.path().join(format!("{name}{at}")));
+        f8_phi3(&source, shape, count);
+        let base = Base::open(&source).unwrap();
+        write(order(&base, &plan), &out);
+        let result = Checkpoint::open(&out).unwrap();
+        assert!(!result.tensors().any(|tensor| tensor.name.contains("qkv") || tensor.name.contains("gate_up")));
+        let numbers = |from: &Checkpoint, name: &str| from.to_f32(tensor(from, name)).unwrap();
+        for (fused, parts) in [("self_attn.qkv", "q k v"), ("mlp.gate_up", "gate up")] {
+            let stem = fused.split_once('.').unwrap().0;
+            let apart: Vec<f32> = (parts.split(' '))
+                .flat_map(|part| numbers(&result, &format!("model.layers.2.{stem}.{part}_proj.weight")))
+                .collect();
+            assert!(apart == numbers(base.checkpoint(), &format!("model.layers.1.{fused}_proj.weight")), "{fused} {shape:?}");
+        }
+        for (float, plan) in [
+            (Some(DType::BF16), plan.clone()),
+            (None, Recipe::Interleave { layers: None, block: 1, scale: None }.plan(2).unwrap()),
+        ] {
+            let error = Order { float, ..order(&base, &plan) }.job().unwrap_err().to_string();
+            assert!(error.contains("F8_E4M3") && error.contains(" -o DIRECTORY --type bf16"), "{error}");
+        }
+    }
+    let source = dir.path().join("other");
+    f8_phi3(&source, &[2, 1], 2);
+    let error = order(&Base::open(&source).unwrap(), &plan).job().unwrap_err().to_string();
+    assert!(
+        error.contains("qkv_proj.weight_scale` [2, 1] can not be taken apart") && error.contains("sol convert -m"),
+        "{error}"
+    );
+}
+
+/// Only what is nothing but a checkpoint is replaced, and no directory that the base is somewhere in.
+#[test]
+fn a_directory_of_directories_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, checkpoint) = (dir.path().join("run"), dir.path().join("run/checkpoint-1000"));
+    fs::create_dir_all(&checkpoint).unwrap();
+    fs::write(run.join("config.json"), "{}").unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("models/llama").join(name), checkpoint.join(name)).unwrap();
+    }
+    let plan = Recipe::Stack { times: 2 }.plan(3).unwrap();
+    let result = |from: &Path| {
+        let base = Base::open(from).unwrap();
+        order(&base, &plan).job().unwrap().write(&run, Existing::Replace, &|| false, &mut |_| {})
+    };
+    assert!(matches!(result(&checkpoint), Err(Error::OverBase { .. })));
+    let error = result(&fixture("models/llama")).unwrap_err().to_string();
+    assert!(error.contains("it holds a directory, checkpoint-1000"), "{error}");
+    // What is set aside while another takes its place, where a run was killed then.
+    fs::rename(&checkpoint, dir.path().join(".run.replaced")).unwrap();
+    assert!(matches!(result(&dir.path().join(".run.replaced")), Err(Error::OverBase { .. })));
+    assert_eq!((names(dir.path()), names(&run)), (vec![".run.replaced".into(), "run".into()], vec!["config.json".into()]));
+}
+
+/// What a killed run was writing is cleared away when another goes on with its shards.
+#[test]
+fn unfinished_shards_do_not_come_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = Base::open(&fixture("models/llama")).unwrap();
+    let plan = Recipe::Stack { times: 2 }.plan(3).unwrap();
+    let order = Order { shard_bytes: 30_000, ..order(&base, &plan) };
+    let stopped = order.job().unwrap().write(&dir.path().join("a"), Existing::Refuse, &|| false, &mut |bytes| {
+        let left = dir.path().join(".a.unfinished/.model-00009-of-00009.safetensors.1-0.tmp");
+        if bytes < 100_000 {
+            fs::write(left, "left").unwrap();
+        }
+    });
+    stopped.unwrap();
+    assert!(!names(&dir.path().join("a")).iter().any(|name| name.starts_with('.')));
+}
+
+/// A number that F16 has not: said, not made infinite.
+#[test]
+fn numbers_that_are_too_large_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("base");
+    fs::create_dir(&source).unwrap();
+    fs::copy(fixture("models/llama/config.json"), source.join("config.json")).unwrap();
+    let from = Checkpoint::open(&fixture("models/llama")).unwrap();
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let tensors: Vec<_> = from
+        .tensors()
+        .map(|t| {
+            let mut values = t.to_f32().unwrap();
+            if t.name == name {
+                values[3 * t.shape[1] + 5] = 7e6;
+            }
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (t.name.clone(), t.shape.clone(), bytes)
+        })
+        .collect();
+    let list: Vec<_> = tensors.iter().map(|(name, shape, bytes)| (&**name, DType::F32, &shape[..], &bytes[..])).collect();
+    safetensors::write(&source.join("model.safetensors"), &list).unwrap();
+    let base = Base::open(&source).unwrap();
+    let plan = Recipe::Stack { times: 2 }.plan(3).unwrap();
+    let up = |dtype| {
+        let order = Order { float: Some(dtype), ..order(&base, &plan) };
+        order.job().unwrap().write(&dir.path().join(format!("{dtype}")), Existing::Refuse, &|| false, &mut |_| {})
+    };
+    let convert = |dtype: DType| {
+        let out = dir.path().join(format!("{dtype}.gguf"));
+        let order =
+            sol_forge::convert::Order { source: &source, out: &out, dtype: Some(dtype), lora: &[], shard_bytes: u64::MAX };
+        order.plan().unwrap().write(Existing::Refuse, 2, &|| false, &mut |_| {})
+    };
+    let is_found = |error| matches!(error, Err(Error::TooLarge { row: 3, column: 5, value: 7e6, dtype: DType::F16, .. }));
+    assert!(is_found(up(DType::F16).map(drop)) && is_found(convert(DType::F16)));
+    assert!(up(DType::BF16).is_ok() && convert(DType::BF16).is_ok());
+    let quantized = sol_forge::quantize::Order {
+        source: &Checkpoint::open(&dir.path().join("BF16.gguf")).unwrap(),
+        types: sol_forge::Types::mostly("f16").unwrap(),
+        importance: None,
+    };
+    let result = quantized.plan().unwrap().write(&dir.path().join("q.gguf"), Existing::Refuse, 1, &|| false, &mut |_| {});
+    let Err(Error::TooLarge { row: 3, column: 5, tensor, .. }) = result else { panic!("{result:?}") };
+    assert_eq!(tensor, "blk.1.ffn_up.weight");
+    assert_eq!(names(dir.path()), ["BF16", "BF16.gguf", "base"]);
 }

@@ -242,6 +242,7 @@ mod tests {
             ("smollm2", smollm(), 134_515_008, 23_040),
         ] {
             assert_eq!((parameters(&spec), kv_bytes_per_token(&spec, KvType::F16)), (expected, kv), "{name}");
+            assert_eq!(kv_bytes_per_token(&spec, KvType::Q8_0), kv / 2 / 32 * 34, "{name}");
             let active = if name == "phi-3.5-moe" { 6_640_999_744 } else { expected };
             assert_eq!(active_parameters(&spec), active, "{name}");
         }

@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use axum::http::StatusCode;
 use serde_json::{Value, json};
-use sol_engine::{BLOCK_LEN, Event, Finish, Interrupt, Refusal, Request};
+use sol_engine::{BLOCK_LEN, Error, Event, Finish, Interrupt, Refusal, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::App;
 use crate::error::{Refused, Result};
 use crate::log::Record;
-use crate::models::Model;
+use crate::models::{Held, Model};
 
 /// Tokens of a request.
 #[derive(Clone, Copy, Default)]
@@ -47,8 +45,7 @@ impl Usage {
 
 /// Ends what runs for a client when it is dropped: the client has its answer, or has gone.
 struct Guard {
-    app: Arc<App>,
-    model: Arc<Model>,
+    model: Held,
     interrupt: Interrupt,
     record: Arc<Record>,
 }
@@ -56,7 +53,6 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.interrupt.set();
-        self.app.leave();
     }
 }
 
@@ -76,17 +72,8 @@ pub(crate) struct Asked {
 }
 
 /// Hands requests to a model's engine: each of `prompts`, which came as `field`, `n` times, with a seed of its own.
-pub(crate) fn ask(
-    app: &Arc<App>,
-    model: &Arc<Model>,
-    record: &Arc<Record>,
-    prompts: Vec<Request>,
-    n: usize,
-    field: &str,
-) -> Result<Asked> {
-    app.enter()?;
-    let (app, model) = (Arc::clone(app), Arc::clone(model));
-    let guard = Guard { app, model, interrupt: Interrupt::default(), record: Arc::clone(record) };
+pub(crate) fn ask(model: &Held, record: &Arc<Record>, prompts: Vec<Request>, n: usize, field: &str) -> Result<Asked> {
+    let guard = Guard { model: model.clone(), interrupt: Interrupt::default(), record: Arc::clone(record) };
     let model = &guard.model;
     let (send, events) = unbounded_channel();
     let lengths: Vec<usize> = prompts.iter().map(|request| request.prompt.len()).collect();
@@ -104,7 +91,7 @@ pub(crate) fn ask(
         });
         model.serving.submit(request, sink).map_err(|refusal| match refusal {
             Refusal::Busy => Refused::busy("as many requests wait as may; try again soon"),
-            Refusal::Closed => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine has ended"),
+            Refusal::Closed => Refused::from(Error::EngineEnded),
         })?;
     }
     let choices = lengths.len() * n;
@@ -122,17 +109,22 @@ pub(crate) fn ask(
     })
 }
 
+/// Refuses a prompt that does not fit.
+pub(crate) fn check_length(tokens: usize, most: usize, field: &str) -> Result<()> {
+    if tokens <= most {
+        return Ok(());
+    }
+    let message = format!("the prompt has {tokens} tokens, but the context holds {most}; shorten it");
+    Err(Refused::field(field, message).code("context_length_exceeded"))
+}
+
 /// Refuses what the engine would refuse, with a status.
 fn check(model: &Model, request: &Request, room: usize, field: &str) -> Result<()> {
     let tokens = request.prompt.len();
     if tokens == 0 {
         return Err(Refused::from(sol_engine::Error::EmptyPrompt));
     }
-    let most = model.context.min(room);
-    if tokens > most {
-        let message = format!("the prompt has {tokens} tokens, but the context holds {most}; shorten it");
-        return Err(Refused::field(field, message).code("context_length_exceeded"));
-    }
+    check_length(tokens, model.context.min(room), field)?;
     match request.prompt.iter().find(|id| **id as usize >= model.vocab) {
         Some(&id) => Err(Refused::from(sol_engine::Error::UnknownToken { id, vocab: model.vocab })),
         None => Ok(()),
@@ -145,7 +137,8 @@ impl Asked {
         if self.left == 0 || self.failed {
             return None;
         }
-        let (choice, event) = self.events.recv().await?;
+        let ended = || (0, Event::Failed(Arc::new(Error::EngineEnded)));
+        let (choice, event) = self.events.recv().await.unwrap_or_else(ended);
         let (metrics, tokens) = (&self.guard.model.metrics, &self.guard.record.tokens);
         match &event {
             Event::Read { cached, .. } => {

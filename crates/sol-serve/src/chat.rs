@@ -88,7 +88,7 @@ pub(crate) async fn completions(
         logprobs: top,
         ..Request::default()
     };
-    let asked = ask(&app, &model, &record, vec![request], settings.n, "messages")?;
+    let asked = ask(&model, &record, vec![request], settings.n, "messages")?;
     let form = ChatForm {
         id: new_id("chatcmpl"),
         created: created(),

@@ -16,7 +16,7 @@ use self::form::{CompletionForm, Echo};
 pub(crate) use self::prompt::{One, Prompts};
 use crate::App;
 use crate::answer;
-use crate::ask::ask;
+use crate::ask::{ask, check_length};
 use crate::body::Raw;
 use crate::error::{Refused, Result};
 use crate::log::Record;
@@ -64,8 +64,9 @@ pub(crate) async fn completions(
         return Err(Refused::field("prompt", message));
     }
     let add_bos = own.add_special_tokens.unwrap_or(true);
-    let read =
-        model.blocking(move |model| prompts.into_iter().map(|prompt| encode(model, prompt, add_bos)).collect::<Result<Vec<_>>>());
+    let read = model.blocking(move |model| {
+        prompts.into_iter().map(|prompt| encode(model, prompt, add_bos, echo, "prompt")).collect::<Result<Vec<_>>>()
+    });
     let constraint = model.constraint(shape).await?;
     let (prompts, echoes): (Vec<Vec<u32>>, Vec<Echo>) = read.await?.into_iter().unzip();
     let request = |prompt| Request {
@@ -80,19 +81,20 @@ pub(crate) async fn completions(
         prompt_logprobs: logprobs.filter(|_| echo),
         ..Request::default()
     };
-    let asked = ask(&app, &model, &record, prompts.into_iter().map(request).collect(), settings.n, "prompt")?;
+    let asked = ask(&model, &record, prompts.into_iter().map(request).collect(), settings.n, "prompt")?;
     let tokenizer = model.text.tokenizer()?.clone();
     let form = CompletionForm::new(name, &settings, tokenizer, logprobs.is_some(), echo.then_some(echoes), asked.choices());
     if settings.stream { answer::streamed(asked, form).await } else { answer::whole(asked, form).await }
 }
 
 /// The tokens of a prompt, and how it is echoed. Names of special tokens in it are such tokens: whoever uses this endpoint writes
-/// the whole prompt.
-pub(crate) fn encode(model: &Model, prompt: One, add_bos: bool) -> Result<(Vec<u32>, Echo)> {
+/// the whole prompt. Tokens get a text only for an `echo`.
+pub(crate) fn encode(model: &Model, prompt: One, add_bos: bool, echo: bool, field: &str) -> Result<(Vec<u32>, Echo)> {
     let tokenizer = model.text.tokenizer()?;
     match prompt {
         One::Tokens(tokens) => {
-            let text = tokenizer.decode(&tokens, false);
+            check_length(tokens.len(), model.context, field)?;
+            let text = if echo { tokenizer.decode(&tokens, false) } else { String::new() };
             Ok((tokens, Echo { text, added: 0 }))
         }
         One::Text(text) => {

@@ -69,7 +69,8 @@ pub(crate) async fn embeddings(
     }
     let add_bos = params.add_special_tokens.unwrap_or(true);
     let read = move |model: &Model| {
-        let request = |input| Ok(Request { prompt: encode(model, input, add_bos)?.0, embed: true, ..Request::default() });
+        let request =
+            |input| Ok(Request { prompt: encode(model, input, add_bos, false, "input")?.0, embed: true, ..Request::default() });
         inputs.into_iter().map(request).collect::<Result<Vec<_>>>()
     };
     let mut requests = model.blocking(read).await?;
@@ -80,7 +81,7 @@ pub(crate) async fn embeddings(
         tokens += requests.iter().map(|request| request.prompt.len()).sum::<usize>();
         let begun = data.len();
         data.resize(begun + requests.len(), Value::Null);
-        let mut asked = ask(&app, &model, &record, std::mem::replace(&mut requests, rest), 1, "input")?;
+        let mut asked = ask(&model, &record, std::mem::replace(&mut requests, rest), 1, "input")?;
         while let Some((i, event)) = asked.next().await {
             match event {
                 Event::Read { hidden, .. } => {

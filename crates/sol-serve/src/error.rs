@@ -31,7 +31,7 @@ pub enum Error {
 }
 
 /// Why a request is not answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refused {
     status: StatusCode,
     message: String,
@@ -87,6 +87,11 @@ impl Refused {
 
     pub(crate) fn busy(message: &str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("overloaded")
+    }
+
+    /// The server is told to go.
+    pub(crate) fn going() -> Self {
+        Self::busy("the server is shutting down")
     }
 
     /// OpenAI's error object.

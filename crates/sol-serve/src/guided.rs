@@ -1,6 +1,7 @@
 //! The form that a request asks for: `response_format` and the `guided_*` extras.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +12,8 @@ use crate::models::Model;
 
 /// Grammars that are read at a time: hostile ones take a second each, which others' streams should not notice.
 pub(crate) const READERS: usize = 2;
+/// Nobody waits longer for them.
+const TURN: Duration = Duration::from_secs(10);
 
 /// `response_format`.
 #[derive(Deserialize)]
@@ -109,7 +112,8 @@ impl Model {
     /// The constraint of a form; what can not be enforced is refused.
     pub(crate) async fn constraint(self: &Arc<Self>, shape: Option<Shape>) -> Result<Option<Constraint>> {
         let Some(Shape { field, grammar }) = shape else { return Ok(None) };
-        let turn = Arc::clone(&self.readers).acquire_owned().await;
+        let turn = tokio::time::timeout(TURN, Arc::clone(&self.readers).acquire_owned()).await;
+        let turn = turn.map_err(|_| Refused::busy("others' forms of answers are still being read; try again soon"))?;
         let read = move |model: &Self| {
             // Held until it is read, also when the client has gone.
             let _turn = turn;

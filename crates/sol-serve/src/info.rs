@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -35,7 +36,9 @@ pub(crate) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
 }
 
 /// `GET /v1/models/{id}`.
-pub(crate) async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>> {
+pub(crate) async fn model(State(app): State<Arc<App>>, id: Result<Path<String>, PathRejection>) -> Result<Json<Value>> {
+    // What is no UTF-8 is nobody's name.
+    let Path(id) = id.unwrap_or_else(|_| Path(char::REPLACEMENT_CHARACTER.into()));
     app.known(&id)?;
     let found = app.models.names().find(|(name, ..)| *name == id);
     Ok(Json(found.map_or(Value::Null, |(name, root, model)| card(&app, name, root, model.as_deref()))))
@@ -49,7 +52,10 @@ pub(crate) async fn health() -> Json<Value> {
 /// `GET /ready`: whether it takes requests.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>> {
     if app.draining() {
-        return Err(Refused::busy("the server is shutting down"));
+        return Err(Refused::going());
+    }
+    if app.models.ended() {
+        return Err(Refused::from(sol_engine::Error::EngineEnded).status(StatusCode::SERVICE_UNAVAILABLE));
     }
     Ok(Json(json!({"status": "ready"})))
 }
@@ -145,22 +151,23 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, raw: Raw) -> Result<Js
     let params: TokenizeParams = raw.parse()?;
     let (model, _) = app.model(params.model.as_deref()).await?;
     let messages = params.messages.map(conversation).transpose()?;
-    let tokens = match (params.prompt, messages) {
-        (Some(text), None) => {
-            let add_bos = params.add_special_tokens.unwrap_or(true);
-            let encode =
-                move |model: &Model| Ok(model.text.tokenizer()?.encode(&text, Encode { add_bos, parse_special: true })?);
-            model.blocking(encode).await?
-        }
-        (None, Some(messages)) => model.blocking(move |model| model.chat_prompt(messages, None)).await?,
-        _ => return Err(Refused::field("prompt", "give either 'prompt' or 'messages'")),
+    let add_bos = params.add_special_tokens.unwrap_or(true);
+    let named = params.return_token_strs.unwrap_or(false);
+    let read = move |model: &Model| {
+        let tokenizer = model.text.tokenizer()?;
+        let tokens = match (params.prompt, messages) {
+            (Some(text), None) => {
+                model.text.check_length(&text)?;
+                tokenizer.encode(&text, Encode { add_bos, parse_special: true })?
+            }
+            (None, Some(messages)) => model.chat_prompt(messages, None)?,
+            _ => return Err(Refused::field("prompt", "give either 'prompt' or 'messages'")),
+        };
+        let name = |id: &u32| tokenizer.token(*id).unwrap_or_default();
+        let names = named.then(|| tokens.iter().map(name).collect::<Vec<_>>());
+        Ok(json!({"count": tokens.len(), "max_model_len": model.context, "tokens": tokens, "token_strs": names}))
     };
-    let tokenizer = model.text.tokenizer()?;
-    let names = params.return_token_strs.unwrap_or(false).then(|| {
-        let name = |id: &u32| tokenizer.token(*id).unwrap_or_default().to_owned();
-        tokens.iter().map(name).collect::<Vec<_>>()
-    });
-    Ok(Json(json!({"count": tokens.len(), "max_model_len": model.context, "tokens": tokens, "token_strs": names})))
+    Ok(Json(model.blocking(read).await?))
 }
 
 #[derive(Deserialize)]
@@ -169,14 +176,23 @@ pub(crate) struct DetokenizeParams {
     tokens: Vec<u32>,
 }
 
+/// Most tokens that are turned into text, in contexts.
+const DETOKENIZED: usize = 4;
+
 /// `POST /detokenize`.
 pub(crate) async fn detokenize(State(app): State<Arc<App>>, raw: Raw) -> Result<Json<Value>> {
     let params: DetokenizeParams = raw.parse()?;
     let (model, _) = app.model(params.model.as_deref()).await?;
-    if let Some(&id) = params.tokens.iter().find(|id| **id as usize >= model.vocab) {
+    let (tokens, most) = (params.tokens, DETOKENIZED * model.context);
+    if tokens.len() > most {
+        let message = format!("'tokens' has {} of them: at most {most} fit in one request", tokens.len());
+        return Err(Refused::field("tokens", message));
+    }
+    if let Some(&id) = tokens.iter().find(|id| **id as usize >= model.vocab) {
         return Err(Refused::from(sol_engine::Error::UnknownToken { id, vocab: model.vocab }));
     }
-    Ok(Json(json!({"prompt": model.text.tokenizer()?.decode(&params.tokens, false)})))
+    let read = move |model: &Model| Ok(json!({"prompt": model.text.tokenizer()?.decode(&tokens, false)}));
+    Ok(Json(model.blocking(read).await?))
 }
 
 /// Any other path.

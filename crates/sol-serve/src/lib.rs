@@ -1,10 +1,10 @@
 //! OpenAI's HTTP API over the serving engine.
 //!
-//! Read in this order: [`Server`] (`server`: connections, routes, shutdown; `host`: who may ask), `body` and `params` (what comes in
-//! and is refused), `chat`, `completions`, `responses` and `embeddings` (the endpoints), `messages`, `guided` (answers of a form) and
-//! `tools` (calls of a client's functions), `models` (which are in memory), `ask` (requests to the engine), `answer` (events to JSON,
-//! whole or streamed), `error` (OpenAI's error object), `info` (the small endpoints), `openapi` (what all of them take and answer),
-//! `page` (the chat page at `/`), `metrics`, `log`.
+//! Read in this order: [`Server`] (`server`: connections, routes, shutdown; `host`: who may ask; `patient`: who takes no answer),
+//! `body` and `params` (what comes in and is refused), `chat`, `completions`, `responses` and `embeddings` (the endpoints),
+//! `messages`, `guided` (answers of a form) and `tools` (calls of a client's functions), `models` (which are in memory), `ask`
+//! (requests to the engine), `answer` (events to JSON, whole or streamed), `error` (OpenAI's error object), `info` (the small
+//! endpoints), `openapi` (what all of them take and answer), `page` (the chat page at `/`), `metrics`, `log`.
 //!
 //! **Invariants.** No field that means something is silently ignored. A client that goes away frees its place at once. Whatever a
 //! client sends, it gets an answer in OpenAI's shape, and nobody else's stream is disturbed.
@@ -26,10 +26,12 @@ mod models;
 mod openapi;
 mod page;
 mod params;
+mod patient;
 mod responses;
 mod server;
 mod tools;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -53,7 +55,8 @@ pub struct Options {
     pub cors: Vec<String>,
     /// Requests that wait for their turn with each model; more are refused.
     pub queue: usize,
-    /// A client that takes longer to send its headers or its body, or is silent that long between requests, is let go.
+    /// A client that takes longer to send its headers or its body, is silent that long between requests, or takes nothing of its
+    /// answer for that long, is let go; so is a request for which no model makes room.
     pub patience: Duration,
     /// How long running requests may take once the server is told to go.
     pub drain: Duration,
@@ -80,7 +83,7 @@ struct App {
     /// Requests that were refused.
     refused: AtomicU64,
     draining: AtomicBool,
-    /// Requests with the engine.
+    /// Requests that have a model, or wait for one.
     active: AtomicUsize,
     /// Told when there are none any more.
     idle: tokio::sync::Notify,
@@ -105,18 +108,20 @@ impl App {
     }
 
     /// Counts a request in, unless the server is going.
-    fn enter(&self) -> Result<()> {
+    fn enter(self: &Arc<Self>) -> Result<Entered> {
         self.active.fetch_add(1, Ordering::SeqCst);
-        if self.draining() {
-            self.leave();
-            return Err(Refused::busy("the server is shutting down"));
-        }
-        Ok(())
+        let entered = Entered(Arc::clone(self));
+        if self.draining() { Err(Refused::going()) } else { Ok(entered) }
     }
+}
 
-    fn leave(&self) {
-        if self.active.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.idle.notify_waiters();
+/// A request for which a server that is going waits.
+struct Entered(Arc<App>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if self.0.active.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.idle.notify_waiters();
         }
     }
 }

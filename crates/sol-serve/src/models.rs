@@ -1,17 +1,20 @@
 //! The models of a server: which there are, which of them are in memory, and which of those makes room for another.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use sol_engine::{Constrainer, Error, LanguageModel, Message, Sampling, Serving, ServingOptions, Text};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use crate::error::{Refused, Result};
 use crate::metrics::{self, Metrics, Row};
 use crate::tools::{Tools, flattened};
-use crate::{App, guided};
+use crate::{App, Entered, guided};
 
 /// Opens a model.
 type Load = Box<dyn Fn() -> sol_engine::Result<LanguageModel> + Send + Sync>;
@@ -106,6 +109,24 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
+/// What all who wait for a model wait for. Where none does any more, it ends.
+type Loading = BoxFuture<'static, Result<Arc<Model>>>;
+
+/// A model that a request uses, which is counted in.
+#[derive(Clone)]
+pub(crate) struct Held {
+    model: Arc<Model>,
+    _entered: Arc<Entered>,
+}
+
+impl Deref for Held {
+    type Target = Arc<Model>;
+
+    fn deref(&self) -> &Arc<Model> {
+        &self.model
+    }
+}
+
 /// A model of the server, in memory or not.
 struct Entry {
     names: Vec<String>,
@@ -114,11 +135,40 @@ struct Entry {
     /// When it was asked for last, in requests.
     used: AtomicU64,
     metrics: Arc<Metrics>,
+    /// While somebody waits for it.
+    loading: Mutex<Option<WeakShared<Loading>>>,
+    /// It has its place, and is being opened.
+    opening: AtomicBool,
+    /// Others wait for its place: who asks for it now, waits behind them.
+    going: AtomicBool,
+    /// When it could not be loaded, and why.
+    failed: Mutex<Option<(Instant, Refused)>>,
+}
+
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Entry {
     fn model(&self) -> MutexGuard<'_, Option<Arc<Model>>> {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.model)
+    }
+
+    /// It, but for one whose engine has ended: that is loaded again.
+    fn live(&self) -> Option<Arc<Model>> {
+        let mut model = self.model();
+        if self.load.is_some() {
+            model.take_if(|model| model.serving.ended());
+        }
+        model.clone()
+    }
+
+    /// Why it can not be loaded, where that was tried just now.
+    fn check_failed(&self) -> Result<()> {
+        match &*locked(&self.failed) {
+            Some((when, refused)) if when.elapsed() < RETRY => Err(refused.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes it out of memory, unless somebody uses it or it can not come back.
@@ -137,9 +187,11 @@ pub(crate) struct Models {
     queue: usize,
     clock: AtomicU64,
     /// One is loaded at a time, so that each sees what memory the others left.
-    loading: tokio::sync::Mutex<()>,
+    loading: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// For so long one that could not be loaded is not tried again: others would make room for it each time.
+const RETRY: Duration = Duration::from_secs(10);
 /// How often those who wait for an idle model look for one.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -149,11 +201,20 @@ impl Models {
             let metrics = Arc::new(Metrics::default());
             let given = source.given.map(|model| Model::new(model, queue, Arc::clone(&metrics)).map(Arc::new));
             let (model, used) = (Mutex::new(given.transpose()?), AtomicU64::new(0));
-            Ok(Arc::new(Entry { names: source.names, load: source.load, model, used, metrics }))
+            Ok(Arc::new(Entry {
+                names: source.names,
+                load: source.load,
+                model,
+                used,
+                metrics,
+                loading: Mutex::default(),
+                opening: AtomicBool::new(false),
+                going: AtomicBool::new(false),
+                failed: Mutex::default(),
+            }))
         };
         let entries = sources.into_iter().map(entry).collect::<sol_engine::Result<_>>()?;
-        let (clock, loading) = (AtomicU64::new(1), tokio::sync::Mutex::new(()));
-        Ok(Self { entries, keep: keep.max(1), queue, clock, loading })
+        Ok(Self { entries, keep: keep.max(1), queue, clock: AtomicU64::new(1), loading: Arc::default() })
     }
 
     /// Which model a name means; the first, where there is none.
@@ -188,7 +249,7 @@ impl Models {
 
     /// Those in memory.
     pub(crate) fn ready(&self) -> Vec<Arc<Model>> {
-        self.entries.iter().filter_map(|entry| entry.model().clone()).collect()
+        self.entries.iter().filter_map(|entry| entry.live()).collect()
     }
 
     /// Figures of all, for Prometheus.
@@ -203,94 +264,153 @@ impl Models {
         metrics::text(&rows, refused)
     }
 
+    /// Whether one has ended that can not be loaded again.
+    pub(crate) fn ended(&self) -> bool {
+        self.ready().iter().any(|model| model.serving.ended())
+    }
+
     fn in_memory(&self, at: usize) -> Option<Arc<Model>> {
         let entry = &self.entries[at];
         entry.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        entry.model().clone()
+        entry.live()
     }
 
     /// Loads the first model, unless it is there.
     pub(crate) async fn load_first(&self) -> sol_engine::Result<()> {
         match self.in_memory(0) {
             Some(_) => Ok(()),
-            None => self.open(0).await.map(drop),
+            None => open(&self.entries[0], self.queue, Arc::clone(&self.loading).lock_owned().await).await.map(drop),
         }
     }
 
-    /// Loads a model, unless another request has done so meanwhile.
-    async fn load(&self, at: usize, patience: Duration) -> Result<Arc<Model>> {
-        let _alone = self.loading.lock().await;
-        if let Some(model) = self.in_memory(at) {
-            return Ok(model);
-        }
-        self.make_room(patience).await?;
-        let (name, begun) = (&self.entries[at].names[0], Instant::now());
-        match self.open(at).await {
-            Ok(model) => {
-                tracing::info!(
-                    model = name,
-                    ms = begun.elapsed().as_millis() as u64,
-                    context = model.context,
-                    kv_tokens = model.kv.0,
-                    "loaded"
-                );
-                Ok(model)
+    /// Lets idle models go, the least recently used first, until there is a place; waits for one that is not idle, which then gets
+    /// no new requests.
+    async fn make_room(&self, draining: impl Fn() -> bool) -> Result<()> {
+        let mut going = None;
+        loop {
+            if draining() {
+                return Err(Refused::going());
             }
-            Err(error) => {
-                tracing::error!("the model '{name}' can not be loaded: {error}");
-                let message = format!("the model '{name}' can not be loaded: {error}");
-                Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, message).code("model_not_loaded"))
+            if self.ready().len() < self.keep {
+                return Ok(());
             }
-        }
-    }
-
-    /// Opens a model, on a thread that no stream waits for.
-    async fn open(&self, at: usize) -> sol_engine::Result<Arc<Model>> {
-        let (entry, queue) = (Arc::clone(&self.entries[at]), self.queue);
-        let opened = tokio::task::spawn_blocking(move || {
-            let load = entry.load.as_ref().ok_or(Error::Interrupted)?;
-            let model = Arc::new(Model::new(load()?, queue, Arc::clone(&entry.metrics))?);
-            *entry.model() = Some(Arc::clone(&model));
-            Ok(model)
-        });
-        opened.await.unwrap_or(Err(Error::Interrupted))
-    }
-
-    /// Lets idle models go, the least recently used first, until there is a place; waits for one that is not idle.
-    async fn make_room(&self, patience: Duration) -> Result<()> {
-        let begun = Instant::now();
-        while self.ready().len() >= self.keep {
-            let mut order: Vec<&Arc<Entry>> = self.entries.iter().collect();
+            let mut order: Vec<&Arc<Entry>> = self.entries.iter().filter(|entry| entry.load.is_some()).collect();
             order.sort_by_key(|entry| entry.used.load(Ordering::Relaxed));
             if let Some((name, model)) = order.iter().find_map(|entry| Some((&entry.names[0], entry.take_idle()?))) {
                 // Its engine's thread ends first.
                 aside(move || drop(model)).await?;
                 tracing::info!(model = name, "made room");
-            } else if begun.elapsed() > patience {
-                return Err(Refused::busy("all models that are kept in memory are busy; try again soon"));
             } else {
+                let oldest = || order.iter().find(|entry| entry.model().is_some());
+                going = going.or_else(|| Some(Flag::raise(oldest()?, |entry| &entry.going)));
                 tokio::time::sleep(LOOK).await;
             }
         }
-        Ok(())
     }
 }
 
+/// What is true of a model as long as this lives.
+struct Flag {
+    entry: Arc<Entry>,
+    of: fn(&Entry) -> &AtomicBool,
+}
+
+impl Flag {
+    fn raise(entry: &Arc<Entry>, of: fn(&Entry) -> &AtomicBool) -> Self {
+        of(entry).store(true, Ordering::Relaxed);
+        Self { entry: Arc::clone(entry), of }
+    }
+}
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        (self.of)(&self.entry).store(false, Ordering::Relaxed);
+    }
+}
+
+/// What a client is told of a model that can not be loaded.
+fn not_loaded(name: &str, error: &Error) -> Refused {
+    let message = format!("the model '{name}' can not be loaded: {error}");
+    Refused::new(StatusCode::INTERNAL_SERVER_ERROR, message).code("model_not_loaded")
+}
+
+/// Opens a model, on a thread that no stream waits for; `alone` until it is there, also where nobody waits any more.
+async fn open(entry: &Arc<Entry>, queue: usize, alone: OwnedMutexGuard<()>) -> sol_engine::Result<Arc<Model>> {
+    let opening = Flag::raise(entry, |entry| &entry.opening);
+    let opened = tokio::task::spawn_blocking(move || {
+        let _alone = alone;
+        let entry = &opening.entry;
+        let load = entry.load.as_ref().ok_or(Error::Interrupted)?;
+        let opened = load().and_then(|model| Model::new(model, queue, Arc::clone(&entry.metrics))).map(Arc::new);
+        match &opened {
+            Ok(model) => *entry.model() = Some(Arc::clone(model)),
+            Err(error) => *locked(&entry.failed) = Some((Instant::now(), not_loaded(&entry.names[0], error))),
+        }
+        opened
+    });
+    opened.await.unwrap_or(Err(Error::Interrupted))
+}
+
 impl App {
-    /// The model of a request, loaded if need be, and the name by which it was asked for. It stays in memory as long as it is held.
-    pub(crate) async fn model(self: &Arc<Self>, name: Option<&str>) -> Result<(Arc<Model>, String)> {
+    /// The model of a request, loaded if need be, and the name by which it was asked for. It stays in memory, and the server waits
+    /// for the request, as long as it is held.
+    pub(crate) async fn model(self: &Arc<Self>, name: Option<&str>) -> Result<(Held, String)> {
         let (at, name) = self.models.find(name)?;
-        if let Some(model) = self.models.in_memory(at) {
-            return Ok((model, name));
+        let entered = Arc::new(self.enter()?);
+        let entry = &self.models.entries[at];
+        let found = self.models.in_memory(at).filter(|_| !entry.going.load(Ordering::Relaxed));
+        let model = match found {
+            Some(model) => model,
+            None => self.wait_for(at).await?,
+        };
+        Ok((Held { model, _entered: entered }, name))
+    }
+
+    /// Waits until a model is loaded, but for a place in memory no longer than others' patience.
+    async fn wait_for(self: &Arc<Self>, at: usize) -> Result<Arc<Model>> {
+        let entry = &self.models.entries[at];
+        entry.check_failed()?;
+        let loading = self.loading(at);
+        match tokio::time::timeout(self.patience, loading.clone()).await {
+            Ok(loaded) => loaded,
+            Err(_) if entry.opening.load(Ordering::Relaxed) => loading.await,
+            Err(_) => Err(Refused::busy("all models that are kept in memory are busy; try again soon")),
         }
-        if self.draining() {
-            return Err(Refused::busy("the server is shutting down"));
+    }
+
+    /// What loads a model: the same for all who wait for it.
+    fn loading(self: &Arc<Self>, at: usize) -> Shared<Loading> {
+        let mut known = locked(&self.models.entries[at].loading);
+        if let Some(loading) = known.as_ref().and_then(WeakShared::upgrade) {
+            return loading;
         }
-        // Goes on if this client does not wait for it: the next one will.
         let app = Arc::clone(self);
-        let loading = tokio::spawn(async move { app.models.load(at, app.patience).await });
-        let failed = |_| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "the model could not be loaded");
-        Ok((loading.await.map_err(failed)??, name))
+        let loading = async move { app.load(at).await }.boxed().shared();
+        *known = loading.downgrade();
+        loading
+    }
+
+    /// Loads a model, unless another request has done so meanwhile.
+    async fn load(self: Arc<Self>, at: usize) -> Result<Arc<Model>> {
+        let (models, entry) = (&self.models, &self.models.entries[at]);
+        let alone = Arc::clone(&models.loading).lock_owned().await;
+        if let Some(model) = models.in_memory(at) {
+            return Ok(model);
+        }
+        entry.check_failed()?;
+        models.make_room(|| self.draining()).await?;
+        let (name, begun) = (&entry.names[0], Instant::now());
+        match open(entry, models.queue, alone).await {
+            Ok(model) => {
+                let (ms, kv_tokens) = (begun.elapsed().as_millis() as u64, model.kv.0);
+                tracing::info!(model = name, ms, context = model.context, kv_tokens, "loaded");
+                Ok(model)
+            }
+            Err(error) => {
+                tracing::error!("the model '{name}' can not be loaded: {error}");
+                Err(not_loaded(name, &error))
+            }
+        }
     }
 
     /// Refuses a name that no model has.

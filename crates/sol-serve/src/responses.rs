@@ -156,7 +156,7 @@ pub(crate) async fn responses(
         ignore_eos: settings.ignore_eos,
         ..Request::default()
     };
-    let asked = ask(&app, &model, &record, vec![request], 1, "input")?;
+    let asked = ask(&model, &record, vec![request], 1, "input")?;
     let form = ResponseForm::new(name, given);
     if settings.stream { answer::streamed(asked, form).await } else { answer::whole(asked, form).await }
 }

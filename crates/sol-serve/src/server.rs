@@ -24,6 +24,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::error::{Error, Refused};
 use crate::models::{Model, Models, Source};
+use crate::patient::Patient;
 use crate::{App, Options, chat, completions, embeddings, host, info, log, openapi, page, responses};
 
 /// Bytes of a request's headers.
@@ -116,7 +117,7 @@ impl Server {
                     let mut http = hyper::server::conn::http1::Builder::new();
                     http.timer(TokioTimer::new()).header_read_timeout(app.patience).max_buf_size(HEADER_BYTES);
                     let service = TowerToHyperService::new(router.clone());
-                    let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+                    let connection = graceful.watch(http.serve_connection(TokioIo::new(Patient::new(stream, app.patience)), service));
                     connections.spawn(async move {
                         if let Err(error) = connection.await {
                             tracing::debug!("a connection broke: {error}");
@@ -224,7 +225,7 @@ async fn authorise(State(app): State<Arc<App>>, request: Request, next: Next) ->
         let message = "no or a wrong API key: send it as Authorization: Bearer KEY";
         Refused::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key").into_response()
     };
-    if !response.status().is_success() {
+    if response.status().is_client_error() || response.status().is_server_error() {
         app.refused.fetch_add(1, Ordering::Relaxed);
     }
     response

@@ -1,6 +1,7 @@
 //! Bytes that are shared, not copied: a view into a mapped file or into owned memory.
 
 use std::fmt;
+use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -60,6 +61,14 @@ impl Bytes {
     pub fn unchanged(&self) -> Result<()> {
         match &*self.owner {
             Owner::File(mapping) => mapping.unchanged(),
+            Owner::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Refuses a file opened at `path` that is not the one which was mapped from there.
+    pub(crate) fn check_reopened(&self, path: &Path, file: &File) -> Result<()> {
+        match &*self.owner {
+            Owner::File(mapping) => mapping.check_reopened(path, file),
             Owner::Memory(_) => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! Opening whatever a path names: a file of either format, one part of several, or a directory.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::hf::HfMetadata;
@@ -92,6 +92,14 @@ impl Checkpoint {
     /// Refuses files that were written to since they were opened; see [`Bytes::unchanged`].
     pub fn unchanged(&self) -> Result<()> {
         self.maps.iter().try_for_each(Bytes::unchanged)
+    }
+
+    /// Opens one of the [`files`](Self::files) once more, to be read from its start. Fails where its name stands for another file
+    /// by now, and where it was written to.
+    pub fn reopen(&self, path: &Path) -> Result<File> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        self.maps.iter().try_for_each(|map| map.check_reopened(path, &file))?;
+        Ok(file)
     }
 
     /// All tensors in the order of the files.

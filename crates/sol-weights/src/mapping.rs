@@ -106,9 +106,30 @@ impl Mapping {
         Ok(())
     }
 
+    /// Whether a file opened at `path` is this one, if that is where this one was opened.
+    pub(crate) fn check_reopened(&self, path: &Path, file: &File) -> Result<()> {
+        if path != self.path {
+            return Ok(());
+        }
+        let id = |file| identity(file).map_err(Error::io("examine", path));
+        if id(file)? == id(&self.file)? { self.unchanged() } else { Err(self.changed("another file has its name now".into())) }
+    }
+
     fn changed(&self, problem: String) -> Error {
         Error::ChangedInUse { path: self.path.clone(), problem }
     }
+}
+
+/// What no other file has.
+#[cfg(unix)]
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_file: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// "Cannot allocate memory" alone sends people looking in the wrong place: a mapping takes none.

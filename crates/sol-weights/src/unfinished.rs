@@ -56,12 +56,20 @@ impl Unfinished {
     /// Begins the file that will be at `path`.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
-        let serial = WRITTEN.fetch_add(1, Ordering::Relaxed);
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-        // Its ending keeps it from passing for a checkpoint where a killed program left it.
-        let unfinished = path.with_file_name(format!(".{file_name}.{}-{serial}.tmp", process::id()));
-        let out = BufWriter::new(File::create_new(&unfinished).map_err(Error::io("write", path))?);
-        Ok(Self { out, path: path.to_owned(), unfinished, since: 0, flusher: None })
+        loop {
+            let serial = WRITTEN.fetch_add(1, Ordering::Relaxed);
+            // Its ending keeps it from passing for a checkpoint where a killed program left it.
+            let unfinished = path.with_file_name(format!(".{file_name}.{}-{serial}.tmp", process::id()));
+            match File::create_new(&unfinished) {
+                // A killed program's, which had the same number: in a container every first one has.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                file => {
+                    let out = BufWriter::new(file.map_err(Error::io("write", path))?);
+                    return Ok(Self { out, path: path.to_owned(), unfinished, since: 0, flusher: None });
+                }
+            }
+        }
     }
 
     /// Where the file will be.
@@ -138,5 +146,24 @@ fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a container the program that was killed had the number of this one.
+    #[test]
+    fn what_a_killed_program_left_is_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        for serial in 0..100 {
+            fs::write(dir.path().join(format!(".file.{}-{serial}.tmp", process::id())), "left").unwrap();
+        }
+        let mut file = Unfinished::create(&dir.path().join("file")).unwrap();
+        file.put(b"whole").unwrap();
+        file.finish().unwrap();
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 101);
     }
 }

@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sol_compute::KvType;
-use sol_engine::{Guesses, LanguageModel, Options, Speculation};
+use sol_engine::{Guesses, LanguageModel, Options, Speculation, open_tokenizer, same_vocabulary};
 use sol_hub::{Hub, ModelRef, Progress};
 use sol_model::RopeFactors;
+use sol_text::Tokenizer;
 
 use crate::ctrl_c::{self, CtrlC, Patience};
 
@@ -60,7 +61,7 @@ pub(crate) struct How {
     /// Longest sequence in tokens; default: the model's context, or what fits of it
     #[arg(short, long)]
     pub(crate) ctx: Option<usize>,
-    /// Number format of the KV cache; default: f32 for unquantised weights, else f16
+    /// Number format of the KV cache; default: f32 for unquantised weights, else f16; q8_0 takes about half of f16's memory
     #[arg(long, value_enum)]
     pub(crate) kv: Option<Kv>,
     /// Ignore sliding windows, as llama.cpp does for Phi-3
@@ -82,6 +83,8 @@ pub(crate) enum Device {
 pub(crate) enum Kv {
     F32,
     F16,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl From<Kv> for KvType {
@@ -89,6 +92,7 @@ impl From<Kv> for KvType {
         match kv {
             Kv::F32 => Self::F32,
             Kv::F16 => Self::F16,
+            Kv::Q8_0 => Self::Q8_0,
         }
     }
 }
@@ -131,13 +135,23 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    /// The draft model, if there is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Refuses to guess for a model of another vocabulary.
+    pub(crate) fn check(&self, tokenizer: &Tokenizer) -> sol_engine::Result<()> {
+        let Some(path) = self.path() else { return Ok(()) };
+        same_vocabulary(tokenizer, &open_tokenizer(path)?, path)
+    }
+
     /// Makes a model guess.
     pub(crate) fn help(&self, model: &mut LanguageModel, threads: Option<usize>) -> sol_engine::Result<()> {
         let guesses = match &self.path {
             None => Guesses::Lookup,
             Some(path) => {
-                let sequences = Some(model.engine().sequences());
-                let options = Options { threads, sequences, ..Options::default() }.for_serving(path, 2)?;
+                let options = Options { threads, ..Options::default() }.for_draft_of(model, path)?;
                 Guesses::Model(Box::new(LanguageModel::open(path, options)?))
             }
         };

@@ -7,6 +7,7 @@
 //! **Invariant.** A request's tokens are those it would get alone, whatever else runs, however its prompt was cut, whatever of it
 //! was cached, and however often it had to make room and begin again.
 
+mod pace;
 mod prefix;
 mod scheduler;
 mod slot;
@@ -98,7 +99,7 @@ pub type Sink = Box<dyn FnMut(Event) + Send>;
 /// How to serve.
 #[derive(Clone, Copy, Debug)]
 pub struct ServingOptions {
-    /// Requests that wait; more are refused.
+    /// Requests that wait, beside those that run; more are refused.
     pub queue: usize,
 }
 
@@ -156,24 +157,30 @@ struct Job {
 pub struct Serving {
     jobs: Option<SyncSender<Job>>,
     figures: Arc<Figures>,
-    queue: usize,
+    /// Most requests that wait or run.
+    most: usize,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Serving {
     /// Starts the thread.
-    pub fn start(model: LanguageModel, options: ServingOptions) -> Result<Self> {
-        let (jobs, inbox): (SyncSender<Job>, Receiver<Job>) = sync_channel(options.queue.max(1));
+    pub fn start(mut model: LanguageModel, options: ServingOptions) -> Result<Self> {
+        let most = options.queue.saturating_add(model.engine().sequences());
+        let (jobs, inbox): (SyncSender<Job>, Receiver<Job>) = sync_channel(most);
         let figures = Arc::new(Figures::default());
         let scheduler = scheduler::Scheduler::new(model, inbox, Arc::clone(&figures));
         let thread = std::thread::Builder::new().name("sol-engine".into()).spawn(move || scheduler.run());
         let thread = thread.map_err(|source| Error::Thread { source })?;
-        Ok(Self { jobs: Some(jobs), figures, queue: options.queue.max(1), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), figures, most, thread: Some(thread) })
     }
 
     /// Hands a request over; its sink hears of it until [`Event::Done`] or [`Event::Failed`].
     pub fn submit(&self, request: Request, sink: Sink) -> Result<(), Refusal> {
-        if self.figures.waiting.fetch_add(1, Ordering::Relaxed) >= self.queue {
+        if self.ended() {
+            return Err(Refusal::Closed);
+        }
+        let waiting = self.figures.waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting + self.figures.running.load(Ordering::Relaxed) >= self.most {
             self.figures.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Busy);
         }
@@ -185,6 +192,11 @@ impl Serving {
                 TrySendError::Disconnected(_) => Refusal::Closed,
             }
         })
+    }
+
+    /// Whether its thread is gone, which only a panic ends: it answers nothing any more.
+    pub fn ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// What is going on.

@@ -1,8 +1,9 @@
 //! What each pass of the decoder consists of.
 //!
 //! A pass takes one token of every request that is being answered and, in what room is left, pieces of prompts in the order they
-//! came. Guesses of what comes next (`speculate`) are read with a request's newest token. While somebody is being answered that room is as large as adds about [`PROMPT_SHARE`] of a pass's time, so that no
-//! stream stalls for others' prompts. A request whose beginning another one is just reading waits for that, and shares it.
+//! came. Guesses of what comes next (`speculate`) are read with a request's newest token. While somebody is being answered that room
+//! is small (`pace`), so that no stream stalls for others' prompts. A request whose beginning another one is just reading waits
+//! for that, and shares it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Instant;
 use sol_cpu::Cpu;
 use sol_model::BLOCK_LEN;
 
+use super::pace::Pace;
 use super::prefix::Prefixes;
 use super::slot::Slot;
 use super::{Event, Figures, Job};
@@ -23,10 +25,6 @@ use crate::load::LanguageModel;
 use crate::sampling::Sampler;
 use crate::speculate::Ask;
 
-/// Time that pieces of prompts may add to a pass in which others are answered, in passes without such.
-const PROMPT_SHARE: f64 = 0.7;
-/// Tokens of prompts that such a pass reads at least, and while nothing is known of its times.
-const LEAST_PIECE: usize = 8;
 /// Of the room for prompts, what the first of them may take while others wait behind it, in quarters.
 const FIRST_QUARTERS: usize = 3;
 /// Guesses of one pass, for all requests together: with more rows the weights are no longer what a pass waits for.
@@ -127,6 +125,7 @@ impl Scheduler {
                 Ok((sampler, stream)) => self.slots.push(Slot::new(job, sampler, stream)),
                 Err(error) => (job.sink)(Event::Failed(Arc::new(error))),
             }
+            self.figures.running.store(self.slots.len(), Ordering::Relaxed);
         }
     }
 
@@ -155,7 +154,7 @@ impl Scheduler {
         let mut room = engine.pass_rows() - decoding;
         let mut outputs = engine.pass_outputs() - decoding;
         if decoding > 0 {
-            room = room.min(self.pace.piece());
+            room = room.min(self.pace.piece(decoding));
         }
         let mut plan: Vec<(usize, usize)> = Vec::new();
         let prompts = self.slots.iter().filter(|slot| !slot.decodes()).count();
@@ -396,40 +395,4 @@ fn cached(prefixes: &mut Prefixes, engine: &mut Engine<Cpu>, tokens: &[u32]) -> 
     let blocks = prefixes.find(&tokens[..tokens.len() - 1]);
     engine.blocks.share(&blocks);
     Sequence { tokens: tokens[..blocks.len() * BLOCK_LEN].to_vec(), blocks }
-}
-
-/// How long passes take.
-#[derive(Default)]
-struct Pace {
-    /// Seconds of a pass that only answers.
-    answering: Option<f64>,
-    /// Seconds of a prompt's token.
-    token: Option<f64>,
-}
-
-impl Pace {
-    /// What one pass more weighs.
-    const WEIGHT: f64 = 0.2;
-
-    fn learn(&mut self, seconds: f64, decoding: usize, prompt: usize) {
-        let blend = |known: &mut Option<f64>, new: f64| *known = Some(known.map_or(new, |old| old + Self::WEIGHT * (new - old)));
-        match (decoding, prompt) {
-            (0, 0) => {}
-            (_, 0) => blend(&mut self.answering, seconds),
-            (0, n) => blend(&mut self.token, seconds / n as f64),
-            (_, n) => {
-                if let Some(answering) = self.answering {
-                    blend(&mut self.token, (seconds - answering).max(0.1 * seconds) / n as f64);
-                }
-            }
-        }
-    }
-
-    /// Tokens of prompts for a pass in which others are answered.
-    fn piece(&self) -> usize {
-        match (self.answering, self.token) {
-            (Some(answering), Some(token)) if token > 0.0 => ((PROMPT_SHARE * answering / token) as usize).max(LEAST_PIECE),
-            _ => LEAST_PIECE,
-        }
-    }
 }

@@ -224,11 +224,12 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(&format!("^(?:{pattern})$")).expect("a constant")
 }
 
-static VERSION_OR_NUMBER: LazyLock<Regex> = LazyLock::new(|| regex(r"v\d+(?:\.\d+)*|\d.*"));
-static VERSION: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)(?:v|iter)?\d+(?:\.\d+)*"));
-static TYPE: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)i?q\d(?:_\w)*|b?fp?(?:16|32)"));
-static SIZE: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)(?:a|\d+x)?\d+(?:[._]\d+)?[kmbt]\d?|small|mini|medium|large|x?xl"));
-static TUNED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)chat|instruct|vision|lora"));
+// Digits and letters of ASCII alone: a Kelvin sign is no k.
+static VERSION_OR_NUMBER: LazyLock<Regex> = LazyLock::new(|| regex(r"v[0-9]+(?:\.[0-9]+)*|[0-9].*"));
+static VERSION: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i-u)(?:v|iter)?\d+(?:\.\d+)*"));
+static TYPE: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i-u)i?q\d(?:_\w)*|b?fp?(?:16|32)"));
+static SIZE: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i-u)(?:a|\d+x)?\d+(?:[._]\d+)?[kmbt]\d?|small|mini|medium|large|x?xl"));
+static TUNED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i-u)chat|instruct|vision|lora"));
 
 fn is(pattern: &LazyLock<Regex>, text: &str) -> bool {
     pattern.is_match(text)
@@ -416,6 +417,10 @@ mod tests {
             let found =
                 [name.organization, name.basename, name.finetune, name.version, name.size_label].map(Option::unwrap_or_default);
             assert_eq!(found, expected, "{id}");
+        }
+        // Kelvin's sign, and digits of another script: words like others.
+        for id in ["model-7\u{212a}", "model-\u{667}b", "model-v\u{662}", "model-\u{667}x7b1", "model-7b\u{661}"] {
+            assert_eq!(Name::of(id, 7_000_000_000).size_label, None, "{id}");
         }
         assert_eq!(title("solar-pro-preview-instruct"), "Solar Pro Preview Instruct");
         assert_eq!(title("SmolLM2-135m-v1.0"), "SmolLM2 135m v1.0");

@@ -1,7 +1,7 @@
 //! A Hugging Face directory that appears whole or not at all: written under a hidden name beside its place, renamed at the end.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -11,6 +11,7 @@ use sol_weights::{DType, safetensors};
 use super::ConvertError;
 use super::rows::Output;
 use crate::Result;
+use crate::place::{sync_dir, write_synced};
 
 /// A directory as it is written; dropped before [`finish`](Self::finish), nothing is left of it.
 pub(super) struct Directory {
@@ -44,12 +45,7 @@ impl Directory {
 
     /// Writes one of its small files.
     pub(super) fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let write = || {
-            let mut file = fs::File::create(self.path().join(name))?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().map_err(ConvertError::io("write", &self.place.join(name)))
+        write_synced(&self.path().join(name), bytes).map_err(ConvertError::io("write", &self.place.join(name)))
     }
 
     /// Refuses to begin what the disk can not hold.
@@ -65,7 +61,7 @@ impl Directory {
         let place = self.place;
         check_place(&place, self.existing)?;
         let made = self.unfinished.path().to_owned();
-        let rename = || readable(&made).and_then(|()| fs::rename(&made, &place));
+        let rename = || readable(&made).and_then(|()| sync_dir(&made)).and_then(|()| fs::rename(&made, &place));
         if !place.exists() {
             rename().map_err(ConvertError::io("write", &place))?;
             // Nothing is left under the old name that could be removed.
@@ -80,6 +76,7 @@ impl Directory {
             return Err(ConvertError::io("write", &place)(cause));
         }
         let _: PathBuf = self.unfinished.keep();
+        sync_dir(place.parent().unwrap_or(Path::new(""))).map_err(ConvertError::io("write", &place))?;
         fs::remove_dir_all(&old).map_err(ConvertError::io("remove", &old))
     }
 }

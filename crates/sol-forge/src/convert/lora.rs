@@ -17,6 +17,9 @@ use super::layout::Item;
 use super::rows::{HfTensor, Part};
 use crate::Result;
 
+/// The files of an adapter's directory.
+pub(super) const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
 /// What an adapter adds to some rows of a matrix.
 #[derive(Clone, Debug)]
 pub(super) struct Delta {
@@ -63,11 +66,11 @@ struct Pair<'a> {
 }
 
 /// Adds an adapter to the tensors it is for. Refuses one that is not LoRA, has targets that the model lacks, or shapes that
-/// do not fit ([`ConvertError::Lora`]).
-pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Result<usize> {
+/// do not fit ([`ConvertError::Lora`]). Returns how many modules it changes, and its tensors, some of which may now be the model's.
+pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Result<(usize, Checkpoint)> {
     let refused = |problem: String| ConvertError::Lora { path: dir.to_owned(), problem };
     let config = Config::read(dir)?;
-    let checkpoint = Checkpoint::open(&dir.join("adapter_model.safetensors")).map_err(|_| {
+    let checkpoint = Checkpoint::open(&dir.join(FILES[1])).map_err(|_| {
         refused("it has no adapter_model.safetensors that can be read; save it with PEFT's save_pretrained".into())
     })?;
     let mut pairs: BTreeMap<String, Pair<'_>> = BTreeMap::new();
@@ -153,7 +156,8 @@ pub(super) fn apply(dir: &Path, items: &mut [Item], spec: &DecoderSpec) -> Resul
         place(&module, delta, [rows, cols], items, spec).map_err(refused)?;
     }
     config.check_patterns(dir)?;
-    Ok(count)
+    checkpoint.intact()?;
+    Ok((count, checkpoint))
 }
 
 fn tensors(items: &mut [Item]) -> impl Iterator<Item = &mut HfTensor> {
@@ -240,7 +244,7 @@ struct Config {
 
 impl Config {
     fn read(dir: &Path) -> Result<Self> {
-        let path: PathBuf = dir.join("adapter_config.json");
+        let path: PathBuf = dir.join(FILES[0]);
         let refused = |problem: String| ConvertError::Lora { path: path.clone(), problem };
         let bytes = std::fs::read(&path).map_err(|cause| refused(format!("can not be read: {cause}")))?;
         let json: Value = serde_json::from_slice(&bytes).map_err(|cause| refused(format!("it is not JSON: {cause}")))?;

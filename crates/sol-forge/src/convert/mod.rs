@@ -71,6 +71,7 @@ pub struct Plan {
     shard_bytes: u64,
     parameters: u64,
     merged: usize,
+    adapters: Vec<Checkpoint>,
     notes: Vec<String>,
 }
 
@@ -103,14 +104,16 @@ impl Order<'_> {
             }
             _ => {}
         }
-        if crate::is_over(checkpoint.files(), self.out) {
-            return Err(Error::OverBase { path: self.out.to_owned() });
-        }
+        let of_adapters: Vec<PathBuf> = self.lora.iter().flat_map(|dir| lora::FILES.map(|file| dir.join(file))).collect();
+        crate::spare(checkpoint.files().iter().chain(&of_adapters), self.out)?;
         let description = describe(&checkpoint)?;
         let mut items = layout::items(&checkpoint, &description)?;
         let mut merged = 0;
+        let mut adapters = Vec::new();
         for adapter in self.lora {
-            merged += lora::apply(adapter, &mut items, &description.spec)?;
+            let (count, checkpoint) = lora::apply(adapter, &mut items, &description.spec)?;
+            merged += count;
+            adapters.push(checkpoint);
         }
         let mut plan = Plan {
             architecture: description.spec.architecture,
@@ -120,6 +123,7 @@ impl Order<'_> {
             target: Target::Hf(Vec::new()),
             shard_bytes: self.shard_bytes,
             merged,
+            adapters,
             notes: description.warnings.clone(),
             checkpoint,
         };
@@ -278,6 +282,7 @@ impl Plan {
                 progress(written);
                 Ok(())
             })?;
+            self.adapters.iter().try_for_each(Checkpoint::unchanged)?;
             Ok(self.checkpoint.unchanged()?)
         };
         match &self.target {

@@ -10,7 +10,7 @@ use sol_weights::gguf::TensorInfo;
 use sol_weights::{Checkpoint, DType, Tensor, dequantize};
 
 use super::lora::Delta;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Rows of a stored tensor. A vector is a column: each of its elements is a row.
 #[derive(Clone, Debug)]
@@ -160,10 +160,14 @@ impl Maker<'_> {
             Err(values) => return Ok(values[rows].iter().flat_map(|value| value.to_le_bytes()).collect()),
         };
         let bytes = reader.read(rows, threads)?;
-        // What has been read may go: a checkpoint is larger than memory.
-        reader.from.iter().flat_map(|tensor| &tensor.parts).for_each(|part| part.tensor.bytes().release());
-        // Before anything of it is used.
+        // Before anything of it is used: parts may be an adapter's, scales are no parts.
         self.checkpoint.intact()?;
+        for part in reader.from.iter().flat_map(|tensor| &tensor.parts) {
+            let stored = part.tensor.bytes();
+            stored.intact()?;
+            // What has been read may go: a checkpoint is larger than memory.
+            stored.release();
+        }
         Ok(bytes)
     }
 }
@@ -239,6 +243,7 @@ impl Reader<'_> {
             for add in [tensor.add, self.add].into_iter().filter(|add| *add != 0.0) {
                 values.iter_mut().for_each(|value| *value += add);
             }
+            Error::check_numbers(stored, at, cols, &values, self.dtype)?;
             encode(self.dtype, &values, &mut bytes)?;
         }
         Ok(bytes)

@@ -129,6 +129,11 @@ impl Importance {
         Ok(writer.finish()?)
     }
 
+    /// The file that it was read from.
+    pub(super) fn file(&self) -> Option<&PathBuf> {
+        Some(&self.path).filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// Refuses sums that can not be those of a matrix of this shape.
     pub(super) fn check(&self, tensor: &Tensor) -> Result<()> {
         let Some(InputSums { squares, .. }) = self.inputs.get(&tensor.name) else { return Ok(()) };

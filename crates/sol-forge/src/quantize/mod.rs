@@ -143,7 +143,9 @@ impl Plan<'_> {
     /// second; where `stop` says so, nothing is left of the file and the error is [`Error::Interrupted`]. The bytes are the
     /// same for any number of threads.
     ///
-    /// Fails, leaving nothing, for numbers that are not finite ([`Error::NotFinite`]) and for a source that was changed meanwhile.
+    /// Fails, leaving nothing, for numbers that are not finite ([`Error::NotFinite`]) or too large for their type
+    /// ([`Error::TooLarge`]), for a source that was changed meanwhile, and where `path` is a file that it is made of
+    /// ([`Error::OverBase`]).
     pub fn write(
         &self,
         path: &Path,
@@ -152,6 +154,7 @@ impl Plan<'_> {
         stop: &dyn Fn() -> bool,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Report> {
+        crate::spare(self.source.files().iter().chain(self.importance.and_then(Importance::file)), path)?;
         let infos: Vec<TensorInfo> = self.tensors().cloned().collect();
         let mut writer = Writer::create(path, &self.metadata, &infos, existing)?;
         let mut done = 0;

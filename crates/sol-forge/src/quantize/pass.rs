@@ -110,7 +110,8 @@ impl Pass<'_> {
             if stop() {
                 return Err(Error::Interrupted);
             }
-            writer.write(bytes)?;
+            // Of a file that became shorter the system can not even take bytes to write: say that.
+            writer.write(bytes).map_err(|error| source.unchanged().err().unwrap_or(error))?;
             source.intact()?;
             done += bytes.len() as u64;
             progress(done);
@@ -164,25 +165,34 @@ impl Pass<'_> {
             dequantize(to, bytes, &mut desk.back)?;
             *sums = Errors::of(&desk.values, &desk.back);
             if !sums.squared.is_finite() || !sums.squared_error.is_finite() {
-                return Err(self.not_finite(first_row, &desk.values));
+                // Floats hold numbers whose squares do not fit; no block's step reaches them.
+                let all_finite = desk.back.iter().chain(&desk.values).all(|x| x.is_finite());
+                if to.is_quantized() || !all_finite {
+                    return Err(self.not_finite(first_row, &desk.values));
+                }
+                *sums = Errors::wide(&desk.values, &desk.back);
             }
         }
         Ok(())
     }
 
+    /// The number to blame: one that is none, else the largest.
     fn not_finite(&self, first_row: usize, values: &[f32]) -> Error {
-        let at = values.iter().position(|x| !x.is_finite()).unwrap_or(0);
-        Error::NotFinite {
-            path: self.tensor.path().to_owned(),
-            tensor: self.tensor.name.clone(),
-            row: first_row + at / self.columns(),
-            column: at % self.columns(),
-            value: values[at],
-        }
+        let largest = || (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()));
+        let at = values.iter().position(|x| !x.is_finite()).or_else(largest).unwrap_or(0);
+        Error::of_number(self.tensor, [first_row + at / self.columns(), at % self.columns()], values[at], self.to)
     }
 }
 
 impl Errors {
+    /// Sums in 64 bits, for numbers whose squares are beyond 32.
+    fn wide(values: &[f32], back: &[f32]) -> Self {
+        let square = |x: f64| x * x;
+        let squared = values.iter().map(|&x| square(x.into())).sum();
+        let squared_error = values.iter().zip(back).map(|(&x, &y)| square(f64::from(x) - f64::from(y))).sum();
+        Self { squared_error, squared }
+    }
+
     /// Sums in 32 bits over runs, in 64 over all: the errors of a run are alike.
     fn of(values: &[f32], back: &[f32]) -> Self {
         const LANES: usize = 8;

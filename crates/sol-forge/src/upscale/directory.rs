@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sol_weights::gguf::Existing;
 
+use crate::place::{sync_dir, write_synced};
 use crate::{Error, Result};
 
 /// What is carried along from the base, where it is there.
@@ -42,14 +43,24 @@ impl Building {
     /// Begins the directory that will be at `out`, or goes on with one of the same `order`.
     pub(super) fn begin(out: &Path, existing: Existing, order: &str) -> Result<Self> {
         check_place(out, existing)?;
-        let name = out.file_name().ok_or_else(|| Error::Io { path: out.into(), cause: io::Error::other("it has no name") })?;
-        let dir = out.with_file_name(format!(".{}.unfinished", name.to_string_lossy()));
+        if out.file_name().is_none() {
+            return Err(Error::Io { path: out.into(), cause: io::Error::other("it has no name") });
+        }
+        let [dir, _] = beside(out);
         let failed = |cause| Error::Io { path: out.into(), cause };
         let same = fs::read_to_string(dir.join(ORDER)).is_ok_and(|old| old == order);
         if !same {
             remove(&dir).map_err(failed)?;
             fs::create_dir(&dir).map_err(failed)?;
             fs::write(dir.join(ORDER), order).map_err(failed)?;
+        }
+        // Shards that a killed run was writing.
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with('.') && name.ends_with(".tmp") {
+                fs::remove_file(&path).map_err(failed)?;
+            }
         }
         Ok(Self { out: out.into(), dir, existing, has_shards: same, done: false })
     }
@@ -82,7 +93,7 @@ impl Building {
 
     /// Writes a small file.
     pub(super) fn put(&self, name: &str, text: &str) -> Result<()> {
-        fs::write(self.path(name), text).map_err(|cause| self.failed(cause))
+        write_synced(&self.path(name), text.as_bytes()).map_err(|cause| self.failed(cause))
     }
 
     /// Copies the base's tokenizer, chat template, generation config and licence, and its code unless the result is `another`
@@ -94,7 +105,8 @@ impl Building {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let is_code = name.ends_with(".py") && !another;
             if (CARRIED.contains(&name.as_str()) || is_code) && entry.path().is_file() {
-                fs::copy(entry.path(), self.path(&name)).map_err(|cause| self.failed(cause))?;
+                let bytes = fs::read(entry.path()).map_err(failed)?;
+                write_synced(&self.path(&name), &bytes).map_err(|cause| self.failed(cause))?;
             }
         }
         Ok(())
@@ -109,8 +121,8 @@ impl Building {
                 fs::remove_file(&path).map_err(|cause| self.failed(cause))?;
             }
         }
-        let name = self.out.file_name().unwrap_or_default().to_string_lossy();
-        let old = self.out.with_file_name(format!(".{name}.replaced"));
+        sync_dir(&self.dir).map_err(|cause| self.failed(cause))?;
+        let [_, old] = beside(&self.out);
         let replaces = self.out.exists();
         if replaces {
             remove(&old).and_then(|()| fs::rename(&self.out, &old)).map_err(|cause| self.failed(cause))?;
@@ -122,7 +134,8 @@ impl Building {
             return Err(self.failed(cause));
         }
         self.done = true;
-        // The new one is there: what is left of the old one is only in the way.
+        sync_dir(self.out.parent().unwrap_or(Path::new(""))).map_err(|cause| self.failed(cause))?;
+        // The new one is there, also after a power cut: what is left of the old one is only in the way.
         let _: io::Result<()> = remove(&old);
         Ok(())
     }
@@ -141,23 +154,32 @@ impl Drop for Building {
     }
 }
 
+/// Where a directory at `out` is built, and where the one that it replaces is meanwhile.
+pub(super) fn beside(out: &Path) -> [PathBuf; 2] {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    ["unfinished", "replaced"].map(|what| out.with_file_name(format!(".{name}.{what}")))
+}
+
 /// Only a checkpoint is replaced, and an empty directory: not somebody's home.
 fn check_place(out: &Path, existing: Existing) -> Result<()> {
     let failed = |cause| Error::Io { path: out.into(), cause };
-    match fs::read_dir(out) {
+    let entries = match fs::read_dir(out) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(cause) => return Err(failed(cause)),
-        Ok(mut entries) => {
-            if entries.next().is_none() {
-                return Ok(());
-            }
-        }
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(failed)?,
+    };
+    if entries.is_empty() {
+        return Ok(());
     }
     if existing == Existing::Refuse {
         return Err(sol_weights::Error::Exists { path: out.into() }.into());
     }
     if !out.join("config.json").is_file() {
         return Err(failed(io::Error::other("it is a directory with something else than a model; remove it yourself")));
+    }
+    if let Some(inner) = entries.iter().find(|entry| entry.path().is_dir()) {
+        let problem = format!("it holds a directory, {}; remove it yourself", inner.file_name().display());
+        return Err(failed(io::Error::other(problem)));
     }
     Ok(())
 }

@@ -70,6 +70,9 @@ pub(crate) fn becomes_solar(plan: &Plan) -> bool {
 /// All tensors of the result. `float` is what the base's weights are to be stored as; `None`: as they are.
 pub(crate) fn targets(base: &Base, plan: &Plan, float: Option<DType>) -> Result<Vec<Target>> {
     check(base, plan)?;
+    if let Some(tensor) = base.checkpoint().tensors().find(|tensor| float.is_some() && tensor.dtype == DType::F8E4M3) {
+        return Err(scaled(base, tensor, "is stored as F8_E4M3 with scales, which --type does not decode here".into()));
+    }
     let solar = becomes_solar(plan);
     let mut of_layers: Vec<Vec<&Tensor>> = vec![Vec::new(); base.layers()];
     let mut targets = Vec::new();
@@ -81,7 +84,7 @@ pub(crate) fn targets(base: &Base, plan: &Plan, float: Option<DType>) -> Result<
             _ => {
                 let is_last = [Role::FinalNorm, Role::Head].iter().any(|role| tensor.name.starts_with(&base.name(*role, 0, 0)));
                 let to = if is_last { &mut last } else { &mut targets };
-                to.push(whole(tensor, tensor.name.clone(), one(tensor), stored_as(base, tensor, float))?);
+                to.push(whole(base, tensor, tensor.name.clone(), one(tensor), stored_as(base, tensor, float))?);
             }
         }
     }
@@ -144,10 +147,17 @@ fn one(tensor: &Tensor) -> Vec<Piece> {
     vec![Piece { first: 0, rows: rows(tensor), factor: 1.0, offset: 0.0, paired: None }]
 }
 
+fn scaled(base: &Base, tensor: &Tensor, problem: String) -> Error {
+    Error::Scaled { path: base.source().path().into(), tensor: tensor.name.clone(), problem }
+}
+
 /// A target with all of a tensor's rows.
-fn whole(tensor: &Tensor, name: String, pieces: Vec<Piece>, dtype: DType) -> Result<Target> {
+fn whole(base: &Base, tensor: &Tensor, name: String, pieces: Vec<Piece>, dtype: DType) -> Result<Target> {
     let changes = dtype != tensor.dtype || pieces.iter().any(|piece| piece.factor != 1.0 && piece.factor != 0.0);
     let readable = is_float(tensor.dtype) || (dtype != tensor.dtype && tensor.dtype.is_quantized());
+    if changes && tensor.dtype == DType::F8E4M3 {
+        return Err(scaled(base, tensor, "is stored as F8_E4M3 with scales, which is not multiplied here".into()));
+    }
     if changes && !(readable && is_float(dtype)) {
         return Err(Error::Quantized { path: tensor.path().into(), tensor: tensor.name.clone(), dtype: tensor.dtype });
     }
@@ -177,18 +187,66 @@ fn push_layer_tensor(
         pieces.push((role, Piece { first, rows, factor, offset, paired: turns.then_some(head_dim) }));
         first += rows;
     }
+    let suffix = rest.rsplit_once('.').map_or("weight", |(_, suffix)| suffix);
+    let split = |role: Role| format!("{prefix}{at}.{}.{suffix}", split_name(role, base.checkpoint().format()));
     if solar && pieces.len() > 1 {
-        let suffix = rest.rsplit_once('.').map_or("weight", |(_, suffix)| suffix);
         for (role, piece) in pieces {
             let shape = [&[piece.rows], &tensor.shape[1..]].concat();
-            let name = format!("{prefix}{at}.{}.{suffix}", split_name(role, base.checkpoint().format()));
-            targets.push(Target { shape, ..whole(tensor, name, vec![piece], dtype)? });
+            targets.push(Target { shape, ..whole(base, tensor, split(role), vec![piece], dtype)? });
+        }
+        return Ok(());
+    }
+    if solar && let Some(shares) = shares(base, tensor, layer.source)? {
+        for (role, first, shape) in shares {
+            let rows = if shape.len() > 1 { shape[0] } else { 1 };
+            let piece = Piece { first, rows, factor: 1.0, offset: 0.0, paired: None };
+            targets.push(Target { shape, ..whole(base, tensor, split(role), vec![piece], dtype)? });
         }
         return Ok(());
     }
     let pieces = if pieces.is_empty() { one(tensor) } else { pieces.into_iter().map(|(_, piece)| piece).collect() };
-    targets.push(whole(tensor, format!("{prefix}{at}.{rest}"), pieces, dtype)?);
+    targets.push(whole(base, tensor, format!("{prefix}{at}.{rest}"), pieces, dtype)?);
     Ok(())
+}
+
+/// What a part of a fused projection gets of a tensor: its first row, and the shape.
+type Share = (Role, usize, Vec<usize>);
+
+/// Of a tensor that lies beside a fused projection without having its rows (the scale of F8 weights): what each part of the
+/// projection gets of it. A single number is for all parts; blocks go where their rows go.
+fn shares(base: &Base, tensor: &Tensor, layer: usize) -> Result<Option<Vec<Share>>> {
+    let weight = tensor.name.rsplit_once('.').and_then(|(stem, _)| base.checkpoint().tensor(&format!("{stem}.weight")));
+    let Some(weight) = weight else { return Ok(None) };
+    let parts = base.parts(weight, layer);
+    if parts.len() < 2 {
+        return Ok(None);
+    }
+    let across = weight.shape.last().copied().unwrap_or(1).div_ceil(BLOCK);
+    let is_blocks = tensor.shape == [rows(weight).div_ceil(BLOCK), across];
+    let mut shares = Vec::new();
+    let mut first = 0;
+    for (role, rows) in parts {
+        let share = match blocks_of(first, rows) {
+            _ if tensor.elements() == 1 => Some((role, 0, tensor.shape.clone())),
+            Some((block, blocks)) if is_blocks => Some((role, block, vec![blocks, across])),
+            _ => None,
+        };
+        shares.push(share.ok_or_else(|| {
+            let problem = format!("{:?} can not be taken apart as `{}` {:?} has to be", tensor.shape, weight.name, weight.shape);
+            scaled(base, tensor, problem)
+        })?);
+        first += rows;
+    }
+    Ok(Some(shares))
+}
+
+/// Rows and columns of a block that has a scale.
+const BLOCK: usize = 128;
+
+/// The blocks of these rows, the first and how many, if they are blocks also when they are counted from the first row on.
+fn blocks_of(first: usize, rows: usize) -> Option<(usize, usize)> {
+    let within = first % BLOCK;
+    (within == 0 || within + rows <= BLOCK).then(|| (first / BLOCK, rows.div_ceil(BLOCK)))
 }
 
 /// What Solar calls a projection that Phi-3 has in one tensor with others.
@@ -262,6 +320,8 @@ pub(crate) fn produce(base: &Base, target: &Target, sink: &mut dyn FnMut(Bytes) 
                 values.iter_mut().for_each(|value| *value = piece.factor * (*value + piece.offset) - piece.offset);
             }
             view.release();
+            // Of turned rows about where they were.
+            Error::check_numbers(tensor, piece.first + start, cols, &values, target.dtype)?;
             sink(Bytes::from_vec(encode(&values, target.dtype)))?;
         }
     }
@@ -274,5 +334,18 @@ fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
         DType::F16 => values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
         DType::BF16 => values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_go_with_their_rows() {
+        // Phi-3-mini's queries, keys and values; parts within a block; parts that begin amid one and leave it.
+        assert_eq!([0, 3072, 6144].map(|first| blocks_of(first, 3072)), [Some((0, 24)), Some((24, 24)), Some((48, 24))]);
+        assert_eq!((blocks_of(0, 40), blocks_of(40, 8), blocks_of(128, 44)), (Some((0, 1)), Some((0, 1)), Some((1, 1))));
+        assert_eq!((blocks_of(44, 100), blocks_of(200, 200)), (None, None));
     }
 }

@@ -4,9 +4,9 @@
 //! finished shards, the same order uses again.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
@@ -17,7 +17,7 @@ use sol_weights::gguf::{self, Existing, TensorInfo};
 use sol_weights::{Bytes, Checkpoint, DType, Format, HfMetadata, Metadata, free_space, safetensors};
 
 use super::base::{Base, format_of};
-use super::directory::Building;
+use super::directory::{self, Building};
 use super::tensors::{Content, Target, becomes_solar, produce, targets};
 use super::{Plan, card, config};
 use crate::{Error, Result};
@@ -116,9 +116,7 @@ impl Job<'_> {
         stop: &(dyn Fn() -> bool + Sync),
         progress: &mut dyn FnMut(u64),
     ) -> Result<Report> {
-        if crate::is_over(self.order.base.source().files(), out) {
-            return Err(Error::OverBase { path: out.into() });
-        }
+        crate::spare(self.order.base.source().files(), out)?;
         match (self.order.base.checkpoint().metadata(), format_of(out)) {
             (Metadata::Gguf(meta), Format::Gguf) => self.write_gguf(meta, out, existing, stop, progress),
             (Metadata::Hf(hf), Format::Safetensors) => self.write_hf(hf, out, existing, stop, progress),
@@ -145,8 +143,7 @@ impl Job<'_> {
             .map(|target| TensorInfo { name: target.name.clone(), dtype: target.dtype, shape: target.shape.clone() })
             .collect();
         let mut writer = gguf::Writer::create(out, &keys, &infos, existing)?;
-        let files = base.source().files();
-        let (hashes, sources) = with_hashed_sources(files, || {
+        let (hashes, sources) = with_hashed_sources(base.source(), stop, || {
             let mut flow = Flow { base, stop, progress, written: 0, known: HashMap::new() };
             flow.all(&self.targets.iter().collect::<Vec<_>>(), &mut |bytes| Ok(writer.write(bytes)?))
         })?;
@@ -164,6 +161,9 @@ impl Job<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Report> {
         let Order { base, base_name, plan, float, shard_bytes } = self.order;
+        for place in directory::beside(out) {
+            crate::spare(base.source().files(), &place)?;
+        }
         let shards = shards(&self.targets, shard_bytes);
         let mut building = Building::begin(out, existing, &self.fingerprint())?;
         let mut names = Vec::with_capacity(shards.len());
@@ -181,8 +181,7 @@ impl Job<'_> {
         }
 
         let mut reused = 0;
-        let files = base.source().files();
-        let (hashes, sources) = with_hashed_sources(files, || {
+        let (hashes, sources) = with_hashed_sources(base.source(), stop, || {
             let mut flow = Flow { base, stop, progress, written: 0, known: HashMap::new() };
             let mut hashes = Vec::new();
             // A shard goes to the disk while the next is made.
@@ -396,30 +395,35 @@ fn hash_all(count: usize, bytes: &Receiver<(usize, Bytes)>) -> Vec<String> {
 }
 
 /// Does `work` while another thread hashes the base's files.
-fn with_hashed_sources<T>(files: &[PathBuf], work: impl FnOnce() -> Result<T>) -> Result<(T, Vec<Source>)> {
+fn with_hashed_sources<T>(
+    source: &Checkpoint,
+    stop: &(dyn Fn() -> bool + Sync),
+    work: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<Source>)> {
     let given_up = AtomicBool::new(false);
+    let stop = || given_up.load(Ordering::Relaxed) || stop();
     thread::scope(|scope| {
-        let hasher = scope.spawn(|| files.iter().map(|file| hash_file(file, &given_up)).collect::<Result<Vec<Source>>>());
+        let hash = || source.files().iter().map(|file| hash_file(source, file, &stop)).collect::<Result<Vec<Source>>>();
+        let hasher = scope.spawn(hash);
         let done = work();
         given_up.store(done.is_err(), Ordering::Relaxed);
         let sources = hasher.join().unwrap_or_else(|_| {
-            let path = files.first().cloned().unwrap_or_default();
-            Err(Error::Io { path, cause: io::Error::other("the thread that hashes ended") })
+            Err(Error::Io { path: source.path().into(), cause: io::Error::other("the thread that hashes ended") })
         });
         // The first error counts, not that the other thread was told to give up.
         done.and_then(|done| Ok((done, sources?)))
     })
 }
 
-fn hash_file(path: &Path, given_up: &AtomicBool) -> Result<Source> {
+fn hash_file(source: &Checkpoint, path: &Path, stop: &dyn Fn() -> bool) -> Result<Source> {
     let failed = |cause| Error::Io { path: path.into(), cause };
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = source.reopen(path)?;
     let mut buffer = vec![0; 1 << 20];
     let (mut hash, mut bytes) = (Sha256::new(), 0);
     loop {
         match file.read(&mut buffer) {
             Ok(0) => break,
-            Ok(_) if given_up.load(Ordering::Relaxed) => return Err(Error::Interrupted),
+            Ok(_) if stop() => return Err(Error::Interrupted),
             Ok(n) => {
                 hash.update(&buffer[..n]);
                 bytes += n as u64;

@@ -344,11 +344,14 @@ mod tests {
 
     use super::*;
 
+    /// Names and arguments.
+    type Calls = Vec<(String, String)>;
+
     /// An answer cut into pieces of so many characters: its text, and its calls.
-    fn parse(template: &str, several: bool, answer: &str, cut: usize) -> (String, Vec<(String, String)>) {
+    fn parse(template: &str, several: bool, answer: &str, cut: usize) -> (String, Calls) {
         let template = ChatTemplate::new(&format!("{template}{{{{ tools }}}}")).unwrap();
         let mut parser = CallParser::new(Dialect::of(&template), vec!["add".into(), "now".into()], several);
-        let (mut text, mut calls) = (String::new(), Vec::<(String, String)>::new());
+        let (mut text, mut calls) = (String::new(), Calls::new());
         let characters: Vec<char> = answer.chars().collect();
         let mut pieces: Vec<Piece> = Vec::new();
         for piece in characters.chunks(cut) {
@@ -377,9 +380,7 @@ mod tests {
             |(name, arguments): &(String, String), key: &str| format!("{{\"name\": \"{name}\", \"{key}\": {arguments}}}");
         let (a, n) = (object(&add, "arguments"), object(&now, "arguments"));
         let both = vec![add.clone(), now.clone()];
-        // What the model writes, whole, the text before, and the calls.
-        type Case = (&'static str, String, &'static str, Vec<(String, String)>);
-        let cases: Vec<Case> = vec![
+        let cases: Vec<(&str, String, &str, Calls)> = vec![
             (MARKED, format!("<tool_call>\n{a}\n</tool_call>\n<tool_call>\n{n}\n</tool_call>"), "", both.clone()),
             (MARKED, format!("Let me see.\n\n<tool_call>{a}</tool_call>\n"), "Let me see.", vec![add.clone()]),
             (MARKED, "a < b <tool_ \n".into(), "a < b <tool_", vec![]),

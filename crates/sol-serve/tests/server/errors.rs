@@ -119,6 +119,7 @@ fn models_and_paths_that_are_not_there() {
     let (status, code, param, message) = server.chat(PROMPT, json!({"model": "gpt-9"})).error();
     assert_eq!((status, code.as_str(), param.as_str()), (404, "model_not_found", "model"));
     assert!(message.contains("gpt-9") && message.contains("'tiny'"), "{message}");
+    assert_eq!(server.get("/v1/models/%FF").error().1, "model_not_found");
     assert_eq!(server.get("/v1/nothing").error().0, 404);
     assert_eq!(server.get("/../../etc/passwd").error().0, 404);
     let wrong = server.get(CHAT);
@@ -136,6 +137,11 @@ fn prompts_that_do_not_fit() {
     assert!(message.contains("513 tokens") && message.contains("512"), "{message}");
     let (status, code, _, message) = server.chat(&"été ".repeat(500_000), json!({})).error();
     assert_eq!((status, code.as_str()), (400, "context_length_exceeded"), "{message}");
+    // Nor are lists read that are much longer, into text or from it.
+    let (status, _, param, _) = server.post("/detokenize", &json!({"tokens": vec![5; 5000]})).error();
+    assert_eq!((status, param.as_str()), (400, "tokens"));
+    let (status, code, ..) = server.post("/tokenize", &json!({"prompt": "été ".repeat(500_000)})).error();
+    assert_eq!((status, code.as_str()), (400, "context_length_exceeded"));
     // What fits exactly leaves room for one token.
     let last = server.complete(vec![5; 512], json!({"ignore_eos": true})).ok();
     assert_eq!((&last["usage"]["completion_tokens"], &last["choices"][0]["finish_reason"]), (&json!(1), &json!("length")));

@@ -50,6 +50,12 @@ fn a_full_queue_says_when_to_come_again() {
 }
 
 #[test]
+fn free_places_do_not_count_as_the_queue() {
+    let server = Running::start(chat_tiny(4), Options { queue: 1, ..Options::new("tiny") });
+    server.chat(PROMPT, json!({"n": 5, "max_tokens": 2})).ok();
+}
+
+#[test]
 fn a_server_that_goes_finishes_what_runs_and_refuses_what_comes() {
     let mut server = Running::tiny(1);
     // Several, one after the other, take long enough.

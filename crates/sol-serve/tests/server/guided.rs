@@ -25,6 +25,9 @@ fn holds(text: &str) {
     assert!((1..=99).contains(&value["rank"].as_i64().unwrap()), "{text}");
 }
 
+/// Whether a text has the form.
+type Check = fn(&str) -> bool;
+
 fn strict(schema: Value) -> Value {
     json!({"type": "json_schema", "json_schema": {"name": "place", "strict": true, "schema": schema}})
 }
@@ -51,8 +54,7 @@ fn answers_have_the_form_whole_and_streamed_in_chat_and_completions() {
             assert_eq!(deltas.filter_map(|choice| choice["delta"]["content"].as_str()).collect::<String>(), text);
         }
     }
-    type Check = fn(&str) -> bool;
-    let forms: [(Value, Check); 6] = [
+    let forms: Vec<(Value, Check)> = vec![
         (json!({"guided_regex": "[0-9]{4}-[0-9]{2}"}), |text| text.len() == 7 && text.as_bytes()[4] == b'-'),
         (json!({"guided_choice": ["positive", "negative"]}), |text| ["positive", "negative"].contains(&text)),
         (json!({"guided_grammar": "start: \"ab\" | \"cd\" start"}), |text| text.ends_with("ab")),

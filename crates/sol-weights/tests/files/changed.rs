@@ -138,3 +138,22 @@ fn a_fault_in_another_mapping_ends_the_process_as_ever() {
     let output = child.env(CHILD, "1").env("TMPDIR", dir.path()).output().unwrap();
     assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
 }
+
+/// A name that was given to another file, and a file that was written to, are not what was opened.
+#[test]
+fn a_file_is_opened_again_only_if_it_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let make = |path: &Path| safetensors::write(path, &[("a", DType::U8, &[4], b"abcd")]).unwrap();
+    make(&path);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    checkpoint.reopen(&path).unwrap();
+    let other = dir.path().join("other.safetensors");
+    make(&other);
+    fs::rename(&other, &path).unwrap();
+    assert!(is_changed(&checkpoint.reopen(&path).unwrap_err(), "another file has its name"));
+    checkpoint.unchanged().unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    cut(&path, 20);
+    assert!(is_changed(&checkpoint.reopen(&path).unwrap_err(), "bytes are left"));
+}

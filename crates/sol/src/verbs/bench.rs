@@ -270,10 +270,7 @@ impl About {
             parameters,
             backend: engine.model().backend().describe(),
             threads: engine.model().backend().threads(),
-            kv_type: match engine.kv_type() {
-                sol_compute::KvType::F32 => "f32",
-                sol_compute::KvType::F16 => "f16",
-            },
+            kv_type: engine.kv_type().name(),
         }
     }
 

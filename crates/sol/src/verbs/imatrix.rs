@@ -62,6 +62,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
             path.display()
         );
     }
+    sol_forge::spare(checkpoint.files().iter().chain([&args.file]), &args.out)?;
     if options.context.is_none() {
         options.context = Some(CHUNK.min(sol_model::describe(&checkpoint)?.spec.context));
     }

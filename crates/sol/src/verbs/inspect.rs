@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sol_compute::KvType;
 use sol_cpu::Cpu;
 use sol_engine::{Bound, Error, Fit as Here, Limits, Need};
@@ -147,12 +147,16 @@ impl Source {
     }
 }
 
+/// Number formats of the KV cache, the smallest first.
+const KV_TYPES: [KvType; 3] = [KvType::Q8_0, KvType::F16, KvType::F32];
+
 /// What running takes.
 struct Needs {
     context: usize,
     sequences: usize,
     kv_type: KvType,
-    kv_per_token: [u64; 2],
+    /// In each of [`KV_TYPES`].
+    kv_per_token: [u64; 3],
     parameters: u64,
     active: u64,
     memory: Memory,
@@ -189,20 +193,13 @@ impl Needs {
             context,
             sequences,
             kv_type,
-            kv_per_token: [KvType::F16, KvType::F32].map(|kv| memory::kv_bytes_per_token(spec, kv)),
+            kv_per_token: KV_TYPES.map(|kv| memory::kv_bytes_per_token(spec, kv)),
             parameters: memory::parameters(spec),
             active: memory::active_parameters(spec),
             memory: need.memory,
             here,
             fit: args.fit.map(|budget| Fit { budget, quantised: memory::fits(spec, budget, context, sequences) }),
         })
-    }
-
-    fn kv_name(&self) -> &'static str {
-        match self.kv_type {
-            KvType::F16 => "f16",
-            KvType::F32 => "f32",
-        }
     }
 
     fn fits_as_it_is(&self, fit: &Fit) -> bool {
@@ -303,10 +300,10 @@ impl Report<'_> {
         let of =
             format!("{} sequence{} of {} tokens", needs.sequences, if needs.sequences == 1 { "" } else { "s" }, needs.context);
         out.title(&format!("Memory for {of}"));
-        let [f16, f32] = needs.kv_per_token;
         out.row("weights", &bytes(needs.memory.weights));
-        let each = format!("a token takes {} in f16, {} in f32", grouped(f16), grouped(f32));
-        out.row("KV cache", &format!("{} in {} ({each})", bytes(needs.memory.kv), needs.kv_name()));
+        let each = KV_TYPES.iter().zip(needs.kv_per_token).map(|(kv, bytes)| format!("{} in {}", grouped(bytes), kv.name()));
+        let each = format!("a token takes {}", each.collect::<Vec<_>>().join(", "));
+        out.row("KV cache", &format!("{} in {} ({each})", bytes(needs.memory.kv), needs.kv_type.name()));
         out.row("work", &format!("{} (activations)", bytes(needs.memory.work)));
         out.row("program", &format!("{} (with its tokenizer, about)", bytes(needs.memory.program)));
         out.row("in all", &bytes(needs.memory.total()));
@@ -369,12 +366,13 @@ impl Report<'_> {
         });
         let object = value.as_object_mut().expect("made as one");
         if let Some(needs) = &self.needs {
-            let [f16, f32] = needs.kv_per_token;
+            let each = KV_TYPES.iter().zip(needs.kv_per_token);
+            let kv_per_token: Map<_, _> = each.map(|(kv, bytes)| (kv.name().to_owned(), bytes.into())).collect();
             object.insert("parameters".into(), needs.parameters.into());
             object.insert("active_parameters".into(), needs.active.into());
-            object.insert("kv_bytes_per_token".into(), json!({ "f16": f16, "f32": f32 }));
+            object.insert("kv_bytes_per_token".into(), kv_per_token.into());
             let mut memory = memory_json(&needs.memory);
-            let about = json!({ "ctx": needs.context, "batch": needs.sequences, "kv": needs.kv_name() });
+            let about = json!({ "ctx": needs.context, "batch": needs.sequences, "kv": needs.kv_type.name() });
             memory.as_object_mut().expect("made as one").extend(about.as_object().expect("likewise").clone());
             object.insert("memory".into(), memory);
             let here = needs

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
-use sol_engine::LanguageModel;
+use sol_engine::{LanguageModel, open_tokenizer};
 use sol_serve::{Options, Room, Server, Source};
 
 use super::inspect::size;
@@ -59,7 +59,8 @@ pub(crate) struct Args {
     /// Requests that wait; more are told to come again (503)
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     max_queue: u32,
-    /// Memory of each model's KV cache: 2GB, 512MiB; default: the context of each request at a time, or what of it is free
+    /// Memory of each model's KV cache: 2GB, 512MiB; default: the context of each request at a time, or what of it is free;
+    /// a draft's is a part of it
     #[arg(long, value_name = "SIZE", value_parser = size)]
     kv_memory: Option<u64>,
     /// Name of the one model in requests; may be given several times; default: as after -m
@@ -106,7 +107,10 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
     for (name, model) in names.iter().zip(&args.model) {
         let path = ModelArg { model: model.clone() }.resolve(output)?;
         // What can not be loaded at all is said now.
-        loading.options.clone().for_serving(&path, keep)?;
+        loading.options(&path)?;
+        if several {
+            loading.check_vocabulary(&path)?;
+        }
         let names = if args.served_model_name.is_empty() { vec![name.clone()] } else { args.served_model_name.clone() };
         let loading = loading.clone();
         sources.push(Source::on_demand(names, move || loading.load(&path)));
@@ -125,7 +129,7 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("can not start threads")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let server = Server::bind_many(&args.host, args.port, sources, keep, &options).await?;
         let signal = Signals::new()?;
         announce(&server, &options, several, args.max_batch, output)?;
@@ -134,7 +138,10 @@ pub(crate) fn run(args: Args, output: &Output) -> Result<ExitCode> {
         }
         note(output, "sol: requests that still ran were cut off (--drain gives them longer)");
         Ok(ExitCode::FAILURE)
-    })
+    });
+    // Whoever still reads or loads something does so for nobody.
+    runtime.shutdown_background();
+    ended
 }
 
 /// How models are loaded.
@@ -147,9 +154,19 @@ struct Loading {
 }
 
 impl Loading {
+    /// Refuses a model that has no tokenizer, or another one than the draft.
+    fn check_vocabulary(&self, path: &Path) -> sol_engine::Result<()> {
+        let tokenizer = open_tokenizer(path)?;
+        self.draft.as_ref().map_or(Ok(()), |draft| draft.check(&tokenizer))
+    }
+
+    fn options(&self, path: &Path) -> sol_engine::Result<sol_engine::Options> {
+        self.options.clone().for_serving(path, self.keep, self.draft.as_ref().and_then(Draft::path))
+    }
+
     /// Opens a model, and says what is remarkable about it.
     fn load(&self, path: &Path) -> sol_engine::Result<LanguageModel> {
-        let mut model = LanguageModel::open(path, self.options.clone().for_serving(path, self.keep)?)?;
+        let mut model = LanguageModel::open(path, self.options(path)?)?;
         model.tokenizer()?;
         for warning in model.warnings() {
             note(&self.output, &format!("warning: {warning}"));

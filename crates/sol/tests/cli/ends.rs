@@ -188,3 +188,29 @@ fn output_that_can_not_be_written_is_an_error() {
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     assert!(outcome.stderr.contains("No space left on device"), "{outcome:?}");
 }
+
+/// `--force` replaces results, not what they are made of: the source, one of its parts, a text, an adapter, a directory around it.
+#[test]
+fn force_spares_the_sources() {
+    let machine = Machine::new();
+    let at = |name: &str| machine.dir.path().join(name);
+    fs::create_dir_all(at("run/base")).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(format!("{}/{name}", fixture("models/llama")), at("run/base").join(name)).unwrap();
+    }
+    fs::write(at("run/config.json"), "{}").unwrap();
+    fs::copy(fixture("chat-tiny.gguf"), at("model.gguf")).unwrap();
+    fs::write(at("text"), "the cat sat on the mat. ".repeat(100)).unwrap();
+    for args in [
+        &["upscale", "-m", "run/base", "-r", "stack", "-o", "run"][..],
+        &["convert", "-m", "run/base", "--type", "f16", "-o", "run"],
+        &["quantize", "-m", "model.gguf", "-o", "model.gguf", "q8_0"],
+        &["imatrix", "-m", "model.gguf", "-f", "text", "-o", "model.gguf"],
+        &["imatrix", "-m", "model.gguf", "-f", "text", "-o", "text"],
+    ] {
+        let error = machine.run(&[args, &["-q", "--force"]].concat()).error();
+        assert!(error.contains("is, or holds, what the result is made of; write it elsewhere"), "{args:?}: {error}");
+    }
+    assert!(at("run/base/model.safetensors").exists() && fs::read_to_string(at("text")).unwrap().starts_with("the cat"));
+    assert!(fs::read(at("model.gguf")).unwrap() == fs::read(fixture("chat-tiny.gguf")).unwrap());
+}

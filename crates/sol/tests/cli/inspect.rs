@@ -68,6 +68,7 @@ fn memory_grows_with_context_and_sequences() {
     assert_eq!(one["kv_cache"], 64 * 2 * 16 * 2 * 4);
     assert_eq!(four["kv_cache"], 4 * 64 * 2 * 16 * 2 * 4);
     assert_eq!(memory(&["--ctx", "64", "--kv", "f16"])["kv_cache"], 64 * 2 * 16 * 2 * 2);
+    assert_eq!(memory(&["--ctx", "64", "--kv", "q8_0"])["kv_cache"], 64 * 2 * (16 + 2) * 2);
     for memory in [one, four] {
         let parts: u64 = ["weights", "kv_cache", "work", "program"].iter().map(|k| memory[k].as_u64().unwrap()).sum();
         assert_eq!(memory["total"], parts);
@@ -149,7 +150,7 @@ fn forty_four_gigabytes_are_inspected_at_once() {
     assert_eq!(value["parameters"], 22_140_032_000u64);
     assert_eq!(value["weight_bytes"], bytes);
     assert_eq!(value["bits_per_weight"], 16.0);
-    assert_eq!(value["kv_bytes_per_token"]["f16"], 327_680);
+    assert_eq!(value["kv_bytes_per_token"], json!({ "q8_0": 174_080, "f16": 327_680, "f32": 655_360 }));
     let links = json!([[12, 16, "A"], [20, 24, "A"], [20, 28, "B"], [32, 36, "A"], [32, 40, "B"], [44, 48, "A"]]);
     let shown = value["decoder"]["skip_links"].as_array().unwrap().iter();
     assert_eq!(shown.map(|l| json!([l["from"], l["to"], l["slot"]])).collect::<Value>(), links);

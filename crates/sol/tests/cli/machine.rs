@@ -139,6 +139,11 @@ fn the_portable_kernels_say_so() {
     assert!(remark.contains("portable kernels are used") && remark.lines().count() == 1, "{remark}");
     assert_eq!(outcome(portable).ok(), ANSWER);
     assert_eq!(outcome(isa("")).ok(), ANSWER);
+    let eight_bits = |name: &str| {
+        let args = ["run", "-m", &model, PROMPT, "--kv", "q8_0"];
+        outcome(machine.sol(&args).env("SOL_ISA", name).output().unwrap()).ok()
+    };
+    assert_eq!(eight_bits("portable"), eight_bits(""));
     let error = outcome(isa("avx3")).error();
     assert!(error.contains("'avx3'") && error.contains("portable"), "{error}");
     let help = machine.run(&["--help"]).ok();
