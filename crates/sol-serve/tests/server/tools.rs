@@ -229,6 +229,7 @@ fn tools_that_make_no_sense_are_refused() {
         (json!({"functions": [{"name": "f"}]}), "functions"),
         (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].tool_call_id"),
         (calls(json!({"id": "a", "type": "custom"})), "messages[0].tool_calls[0]"),
+        (calls(json!({"id": "a", "type": "custom", "function": {"name": "f", "arguments": "{}"}})), "messages[0].tool_calls[0]"),
         (calls(json!({"id": "a", "function": {"name": "f", "arguments": "{"}})), "messages[0].tool_calls[0].function.arguments"),
     ] {
         let reply = server.chat("Hi", asked.clone());
