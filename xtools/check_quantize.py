@@ -172,7 +172,7 @@ def compare(source: Path, ours: Path, theirs: Path, imatrix: Path | None) -> tup
 
 
 def perplexity(options, model: Path) -> float:
-    command = [options.sol, "perplexity", "-q", "--json", "-m", model, "-f", options.text, "--chunks", options.chunks]
+    command = [options.sol, "perplexity", "-q", "--json", "-m", model, "-f", options.text, "--chunks", options.chunks, "-t", options.threads]
     return json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)["perplexity"]
 
 
