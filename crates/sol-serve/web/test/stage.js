@@ -66,8 +66,10 @@ export async function open(browser, url, { init, routes = {}, ...options } = {})
 /** Sends a message, once the page knows whom to ask. */
 export async function ask(page, text) {
   await page.locator("header .model").filter({ hasText: /./ }).waitFor();
-  await page.getByLabel("Message", { exact: true }).fill(text);
-  await page.keyboard.press("Enter");
+  const box = page.getByLabel("Message", { exact: true });
+  await box.fill(text);
+  // On the box: a dialog that is just closing gives the focus back to the button that opened it.
+  await box.press("Enter");
 }
 
 /** The last answer once nothing more comes. */
