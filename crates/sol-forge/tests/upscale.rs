@@ -53,7 +53,7 @@ fn layers_are_copied_to_the_bit() {
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
     let error = report.check(&dir.path().join("a"), &|| false, &mut |_| {}).unwrap_err().to_string();
-    assert!(error.contains("its SHA-256 differs"), "{error}");
+    assert!(error.contains("its BLAKE3 differs"), "{error}");
 }
 
 /// Output projections times the factor, everything else as it is; in Gemma 2 the norms behind them, which would undo it.

@@ -73,6 +73,14 @@ impl Bytes {
         }
     }
 
+    /// Brings the pages of this view into memory, for who hands them to the system to write: ext4 clears what it could not copy
+    /// at once because a page was missing, and tries again. Of no effect on owned memory.
+    pub fn fetch(&self) {
+        if let Owner::File(mapping) = &*self.owner {
+            mapping.fetch(self.start..self.start + self.len);
+        }
+    }
+
     /// Lets the pages of this view go from the memory of this process, for who walks through more than memory holds. They come
     /// back from the file when they are touched. Of no effect on owned memory, and where the system has no such call.
     pub fn release(&self) {

@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
 use memmap2::{Mmap, MmapOptions};
@@ -64,6 +66,17 @@ impl Mapping {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
+
+    /// Has the pages of a range brought in and mapped in one go.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn fetch(&self, range: Range<usize>) {
+        // A wish: elsewhere they come one fault at a time, and what can not be read shows where it is used.
+        drop(self.map.advise_range(Advice::PopulateRead, range.start, range.len()));
+    }
+
+    /// Elsewhere pages come as they are touched.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn fetch(&self, _range: Range<usize>) {}
 
     /// Gives the whole pages of a range back to the system.
     #[cfg(unix)]

@@ -41,6 +41,6 @@ pub(super) fn write(base: &Base, base_name: &str, plan: &Plan, sources: &[Source
     for source in sources {
         let _ = writeln!(text, "| {} | {} | `{}` |", source.name, source.bytes, source.sha256);
     }
-    text.push_str("\n`upscale.json` has the SHA-256 of every tensor and the tensor of the base that it was made of.\n");
+    text.push_str("\n`upscale.json` has the BLAKE3 of every tensor and the tensor of the base that it was made of.\n");
     text
 }

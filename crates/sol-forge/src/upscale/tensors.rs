@@ -302,7 +302,8 @@ pub(crate) fn produce(base: &Base, target: &Target, sink: &mut dyn FnMut(Bytes) 
                         let from = (head + within % 2 * (head_dim / 2) + within / 2 - first) * row_bytes;
                         &heads[from..from + row_bytes]
                     };
-                    let turned = (start..start + count).flat_map(row).copied().collect();
+                    let mut turned = Vec::with_capacity(count * row_bytes);
+                    (start..start + count).for_each(|at| turned.extend_from_slice(row(at)));
                     heads.intact()?;
                     heads.release();
                     Bytes::from_vec(turned)

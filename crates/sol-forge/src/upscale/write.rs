@@ -3,7 +3,7 @@
 //! A directory is built beside its place under a hidden name and renamed when it is whole. What a killed run leaves there, its
 //! finished shards, the same order uses again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
@@ -63,7 +63,7 @@ pub struct Report {
     pub reused: usize,
     /// The base's files.
     pub sources: Vec<Source>,
-    /// Of each tensor its SHA-256.
+    /// Of each tensor its BLAKE3: SHA-256 would take longer than writing does.
     hashes: Vec<(String, String)>,
 }
 
@@ -228,28 +228,28 @@ impl Job<'_> {
 
     /// The same for the same order on the same base.
     fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
+        let mut hash = blake3::Hasher::new();
         for target in &self.targets {
-            hash.update(format!("{target:?}"));
+            hash.update(format!("{target:?}").as_bytes());
         }
         for file in self.order.base.source().files() {
             let stamp = fs::metadata(file).ok().map(|meta| (meta.len(), meta.modified().ok()));
-            hash.update(format!("{} {stamp:?}", file.display()));
+            hash.update(format!("{} {stamp:?}", file.display()).as_bytes());
         }
-        hash.update(self.order.shard_bytes.to_le_bytes());
-        hex(&hash.finalize())
+        hash.update(&self.order.shard_bytes.to_le_bytes());
+        hash.finalize().to_string()
     }
 
     /// `upscale.json`: every tensor with what it was made of, for who wants to check.
     fn manifest(&self, hashes: &[(String, String)], sources: &[Source]) -> Json {
         let Order { base, base_name, plan, .. } = self.order;
         let tensors: serde_json::Map<String, Json> = (self.targets.iter().zip(hashes))
-            .map(|(target, (name, sha256))| {
+            .map(|(target, (name, blake3))| {
                 let source = match &target.content {
                     Content::Rows { source, .. } => Json::from(source.as_str()),
                     Content::Exactly(_) => Json::Null,
                 };
-                (name.clone(), json!({ "source": source, "copied": target.is_copy(base), "sha256": sha256 }))
+                (name.clone(), json!({ "source": source, "copied": target.is_copy(base), "blake3": blake3 }))
             })
             .collect();
         let files: Vec<Json> =
@@ -301,7 +301,7 @@ impl Report {
         for (name, expected) in &self.hashes {
             let missing = || Error::Check { path: out.into(), problem: format!("tensor {name} is gone") };
             let bytes = checkpoint.tensor(name).ok_or_else(missing)?.bytes();
-            let mut hash = Sha256::new();
+            let mut hash = blake3::Hasher::new();
             for start in (0..bytes.len()).step_by(CHUNK) {
                 if stop() {
                     return Err(Error::Interrupted);
@@ -313,8 +313,8 @@ impl Report {
                 progress(read);
             }
             bytes.intact()?;
-            if hex(&hash.finalize()) != *expected {
-                let problem = format!("tensor {name} is not what was written: its SHA-256 differs; the disk may be broken");
+            if hash.finalize().to_string() != *expected {
+                let problem = format!("tensor {name} is not what was written: its BLAKE3 differs; the disk may be broken");
                 return Err(Error::Check { path: out.into(), problem });
             }
         }
@@ -358,6 +358,7 @@ impl Flow<'_> {
                     if (self.stop)() {
                         return Err(Error::Interrupted);
                     }
+                    bytes.fetch();
                     // Of a file that became shorter the system can not even take bytes to write: say that.
                     put(&bytes).map_err(|error| self.base.source().unchanged().err().map_or(error, Error::from))?;
                     bytes.intact()?;
@@ -385,13 +386,21 @@ impl Flow<'_> {
 
 /// The hashes of so many tensors whose bytes come in order.
 fn hash_all(count: usize, bytes: &Receiver<(usize, Bytes)>) -> Vec<String> {
-    let mut hashes = vec![Sha256::new(); count];
+    /// Pieces that stay mapped behind the one that is hashed. The system may have mapped 2 MB as one page, which goes as a whole:
+    /// what is being written must not lie in it.
+    const BEHIND: usize = 4;
+    let mut hashes = vec![blake3::Hasher::new(); count];
+    let mut behind = VecDeque::with_capacity(BEHIND + 1);
     for (at, bytes) in bytes {
         hashes[at].update(&bytes[..]);
-        // The last to see it.
-        bytes.release();
+        behind.push_back(bytes);
+        if behind.len() > BEHIND {
+            // The last to see it.
+            behind.pop_front().iter().for_each(Bytes::release);
+        }
     }
-    hashes.into_iter().map(|hash| hex(&hash.finalize())).collect()
+    behind.iter().for_each(Bytes::release);
+    hashes.into_iter().map(|hash| hash.finalize().to_string()).collect()
 }
 
 /// Does `work` while another thread hashes the base's files.
@@ -454,7 +463,7 @@ fn shards(targets: &[Target], most: u64) -> Vec<Vec<&Target>> {
     shards
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
