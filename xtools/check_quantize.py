@@ -104,7 +104,8 @@ def run(options, work: Path) -> None:
 
 def make_source(model: str, out: Path, wide: bool, seed: int = 0) -> None:
     """The same function with other numbers: norms are folded into the matrices behind them, and what goes from values to the
-    output projection and from up to down is scaled at random, dimension by dimension."""
+    output projection, from up to down and from queries to keys is scaled at random, dimension by dimension; the dimensions of
+    the residual stream and of the feed-forward networks are reordered, the former change signs."""
     plain = out.with_suffix(".plain")
     check_accuracy.dequantise(model, str(plain), wide, None)
     reader = gguf.GGUFReader(plain)
@@ -113,6 +114,7 @@ def make_source(model: str, out: Path, wide: bool, seed: int = 0) -> None:
     number = lambda key: int(reader.fields[f"llama.{key}"].contents())  # noqa: E731
     heads, groups = number("attention.head_count"), number("attention.head_count_kv")
     rng = np.random.default_rng(seed)
+    random = lambda n: np.exp(rng.uniform(-0.35, 0.35, n)).astype(np.float32)  # noqa: E731
     for layer in range(number("block_count")):
         part = lambda name: weights[f"blk.{layer}.{name}"]  # noqa: B023, E731
         for norm, matrices in {"attn_norm": ("attn_q", "attn_k", "attn_v"), "ffn_norm": ("ffn_gate", "ffn_up")}.items():
@@ -120,10 +122,31 @@ def make_source(model: str, out: Path, wide: bool, seed: int = 0) -> None:
                 part(matrix)[:] *= part(norm)
             part(norm)[:] = 1
         for before, after, copies in ("attn_v", "attn_output", heads // groups), ("ffn_up", "ffn_down", 1):
-            scales = np.exp(rng.uniform(-0.35, 0.35, len(part(before)))).astype(np.float32)
+            scales = random(len(part(before)))
             part(before)[:] *= scales[:, None]
             per_head = scales.reshape(groups, -1) if copies > 1 else scales[None]
             part(after)[:] /= np.repeat(per_head, copies, 0).reshape(-1)
+        # The two rows that are rotated together.
+        scales = np.repeat(random(len(part("attn_k")) // 2), 2)
+        part("attn_k")[:] *= scales[:, None]
+        part("attn_q")[:] /= np.repeat(scales.reshape(groups, -1), heads // groups, 0).reshape(-1, 1)
+    # What rows scaled alike would leave as it was: which numbers share a block, and their signs.
+    used = np.flatnonzero(np.abs(weights["token_embd"]).any(0))
+    order, signs = np.arange(weights["token_embd"].shape[1]), np.ones(weights["token_embd"].shape[1], np.float32)
+    order[used], signs[used] = rng.permutation(used), rng.choice(np.float32([-1, 1]), len(used))
+    for name, weight in weights.items():
+        kind = name.split(".")[-1]
+        if weight.ndim == 1:
+            weight[:] = weight[order]
+        elif kind in ("attn_output", "ffn_down"):
+            weight[:] = (weight * signs[:, None])[order]
+        else:
+            weight[:] = (weight * signs)[:, order]
+    for layer in range(number("block_count")):
+        order = rng.permutation(len(weights[f"blk.{layer}.ffn_up"]))
+        for name in "ffn_gate", "ffn_up":
+            weights[f"blk.{layer}.{name}"][:] = weights[f"blk.{layer}.{name}"][order]
+        weights[f"blk.{layer}.ffn_down"][:] = weights[f"blk.{layer}.ffn_down"][:, order]
     with open(plain, "r+b") as file:
         for name, place in places.items():
             file.seek(place)

@@ -24,7 +24,7 @@ pub(crate) fn split(pool: &Pool, out: &mut [f32], unit: usize, f: impl Fn(usize,
     });
 }
 
-/// Gives `body` AVX2 code where the machine has it; the source is one and the same.
+/// Gives `body` AVX2 or AVX-512 code where the machine has it; the source is one and the same, and so are the bits.
 macro_rules! vectorised {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
@@ -37,8 +37,17 @@ macro_rules! vectorised {
                 fn avx2($($arg: $type),*) {
                     body($($arg),*)
                 }
-                if $crate::matmul::Isa::selected().has_avx2() {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                fn avx512($($arg: $type),*) {
+                    body($($arg),*)
+                }
+                let isa = $crate::matmul::Isa::selected();
+                if isa.has_avx512() {
                     // SAFETY: an `Isa` is what the machine has.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if isa.has_avx2() {
+                    // SAFETY: as above.
                     return unsafe { avx2($($arg),*) };
                 }
             }

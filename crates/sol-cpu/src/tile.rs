@@ -267,8 +267,13 @@ fn portable<T: Cached>(a: &[f32], m: &[T], stride: usize, out: &mut [f32]) {
 pub(crate) fn convert(tile: &[f16], out: &mut [f32]) {
     assert_eq!(tile.len(), out.len());
     #[cfg(target_arch = "x86_64")]
-    if Isa::selected().has_avx2() {
+    if Isa::selected().has_avx512() {
         // SAFETY: an `Isa` is what the machine has.
+        return unsafe { convert_512(tile, out) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if Isa::selected().has_avx2() {
+        // SAFETY: as above.
         return unsafe { convert_f16c(tile, out) };
     }
     tile.convert_to_f32_slice(out);
@@ -283,6 +288,17 @@ fn convert_f16c(tile: &[f16], out: &mut [f32]) {
     for (from, to) in chunks.zip(outs) {
         // SAFETY: both hold eight values.
         unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))) };
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn convert_512(tile: &[f16], out: &mut [f32]) {
+    let (chunks, outs) = (tile.chunks_exact(16), out.chunks_exact_mut(16));
+    debug_assert!(chunks.remainder().is_empty(), "tiles are whole");
+    for (from, to) in chunks.zip(outs) {
+        // SAFETY: both hold sixteen values.
+        unsafe { std::arch::x86_64::_mm512_storeu_ps(to.as_mut_ptr(), f16::sixteen(from.as_ptr())) };
     }
 }
 

@@ -210,11 +210,25 @@ fn quantise_rows<'a, const N: usize>(
     ) {
         rows::<N>(x, cols, to, d, seen);
     }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn rows_avx512<'a, const N: usize>(
+        x: &[f32],
+        cols: usize,
+        to: impl Fn(usize) -> &'a mut [i8],
+        d: &mut [f32],
+        seen: &mut impl FnMut(usize, &[i8; N]),
+    ) {
+        rows::<N>(x, cols, to, d, seen);
+    }
     match isa.level() {
         Level::Portable => rows::<N>(x, cols, to, d, &mut seen),
         // SAFETY: an `Isa` is what the machine has.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => unsafe { rows_avx2::<N>(x, cols, to, d, &mut seen) },
+        Level::Avx2 => unsafe { rows_avx2::<N>(x, cols, to, d, &mut seen) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { rows_avx512::<N>(x, cols, to, d, &mut seen) },
     }
 }
 

@@ -7,7 +7,10 @@ struct Line([u8; 64]);
 
 /// Aligned memory that grows to what is asked for and stays.
 #[derive(Default)]
-pub(super) struct Panel(Vec<Line>);
+pub(super) struct Panel {
+    weights: Vec<Line>,
+    sums: Vec<Line>,
+}
 
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels keep nothing"))]
 impl Panel {
@@ -20,12 +23,30 @@ impl Panel {
     /// # Safety
     /// All bytes are valid as `T`.
     pub(super) unsafe fn blocks<T>(&mut self, n: usize) -> &mut [T] {
-        const { assert!(align_of::<T>() <= 64) };
-        let lines = (n * size_of::<T>()).div_ceil(64);
-        if self.0.len() < lines {
-            self.0.resize(lines, Line([0; 64]));
-        }
-        // SAFETY: aligned, large enough, initialised, and valid by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), n) }
+        // SAFETY: the caller's promise.
+        unsafe { room(&mut self.weights, n) }
     }
+
+    /// Room for `n` of `T` and, for the sums between one piece of a row and the next, `m` of `S`: one after the other, where
+    /// those of the output lie a row apart, all too often at the same place of a page.
+    ///
+    /// # Safety
+    /// All bytes are valid as `T` and as `S`.
+    pub(super) unsafe fn with_sums<T, S>(&mut self, n: usize, m: usize) -> (&mut [T], &mut [S]) {
+        // SAFETY: the caller's promise.
+        unsafe { (room(&mut self.weights, n), room(&mut self.sums, m)) }
+    }
+}
+
+/// # Safety
+/// All bytes are valid as `T`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels keep nothing"))]
+unsafe fn room<T>(lines: &mut Vec<Line>, n: usize) -> &mut [T] {
+    const { assert!(align_of::<T>() <= 64) };
+    let wanted = (n * size_of::<T>()).div_ceil(64);
+    if lines.len() < wanted {
+        lines.resize(wanted, Line([0; 64]));
+    }
+    // SAFETY: aligned, large enough, initialised, and valid by the caller's promise.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), n) }
 }

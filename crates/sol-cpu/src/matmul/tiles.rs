@@ -35,28 +35,16 @@ pub(super) trait Lanes {
     /// Its lanes.
     const COUNT: usize;
 
-    /// Loads the sums that [`Lanes::finish`] stored before the last piece.
+    /// Stores sums, with the bias.
     ///
     /// # Safety
     /// The machine has the instructions; `rows` (at most `COUNT * H`) and input rows `first..first + C` are the job's, and
     /// nobody else works on them.
-    unsafe fn resume<const H: usize, const C: usize>(
-        job: &Job<'_>,
-        rows: Range<usize>,
-        first: usize,
-        sums: &mut Sums<Self::Vector, H, C>,
-    );
-
-    /// Stores sums, with the bias when they are complete.
-    ///
-    /// # Safety
-    /// As [`Lanes::resume`].
     unsafe fn finish<const H: usize, const C: usize>(
         job: &Job<'_>,
         rows: Range<usize>,
         first: usize,
         sums: &Sums<Self::Vector, H, C>,
-        last: bool,
     );
 }
 
@@ -142,7 +130,7 @@ unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, rows: &Range<usize>, first
     unsafe {
         let mut sums: Sums<Vector<T>, 1, C> = std::mem::zeroed();
         T::few(job, rows.start, first, &mut sums);
-        T::Lanes::finish(job, rows.clone(), first, &sums, true);
+        T::Lanes::finish(job, rows.clone(), first, &sums);
     }
 }
 
@@ -151,56 +139,60 @@ unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, rows: &Range<usize>, first
 unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     const { assert!(Panel::COLS.is_multiple_of(T::COLS) && T::COLS.is_multiple_of(T::BLOCK)) };
     let (blocks, height) = (job.matrix.cols() / T::BLOCK, T::Lanes::COUNT);
-    let mut start = 0;
-    loop {
+    let strips = || block.rows.clone().step_by(HALVES * height);
+    let groups = || block.columns.clone().step_by(WIDTH);
+    // SAFETY: vectors of numbers, whose bytes may be any; all are written before use.
+    let (panel, sums) = unsafe { panel.with_sums(T::COLS / T::BLOCK, strips().len() * groups().len()) };
+    for start in (0..blocks).step_by(T::COLS / T::BLOCK) {
         let end = blocks.min(start + T::COLS / T::BLOCK);
-        let last = end == blocks;
-        // SAFETY: a panel block is vectors of numbers, whose bytes may be any; all are written before use.
-        let panel = unsafe { panel.blocks::<T::Block>(end - start) };
-        for row in block.rows.clone().step_by(HALVES * height) {
+        let panel = &mut panel[..end - start];
+        let mut sums = sums.iter_mut();
+        for row in strips() {
             let rows = row..block.rows.end.min(row + HALVES * height);
             for half in 0..HALVES {
                 // SAFETY: the caller's promises.
                 unsafe { T::pack(job.matrix, row + half * height, start..end, panel, half) };
             }
-            for first in block.columns.clone().step_by(WIDTH) {
+            for (first, sums) in groups().zip(&mut sums) {
                 // SAFETY: the caller's promises, and the panel is packed.
                 unsafe {
                     match block.columns.end - first {
-                        1 => many::<T, 1>(job, &rows, panel, start, first, last),
-                        2 => many::<T, 2>(job, &rows, panel, start, first, last),
-                        3 => many::<T, 3>(job, &rows, panel, start, first, last),
-                        _ => many::<T, WIDTH>(job, &rows, panel, start, first, last),
+                        1 => many::<T, 1>(job, &rows, panel, start, first, sums, end == blocks),
+                        2 => many::<T, 2>(job, &rows, panel, start, first, sums, end == blocks),
+                        3 => many::<T, 3>(job, &rows, panel, start, first, sums, end == blocks),
+                        _ => many::<T, WIDTH>(job, &rows, panel, start, first, sums, end == blocks),
                     }
                 }
             }
         }
-        if last {
-            break;
-        }
-        start = end;
     }
 }
 
 /// # Safety
 /// As [`run`]; a packed panel; input rows `first..first + C` exist.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 unsafe fn many<T: Tile, const C: usize>(
     job: &Job<'_>,
     rows: &Range<usize>,
     panel: &[T::Block],
     start: usize,
     first: usize,
+    between: &mut Sums<Vector<T>, HALVES, WIDTH>,
     last: bool,
 ) {
-    // SAFETY: the caller's promises. Between the pieces of a long row the output itself holds the sums.
+    // SAFETY: the caller's promises.
     unsafe {
         let mut sums: Sums<Vector<T>, HALVES, C> = std::mem::zeroed();
         if start > 0 {
-            T::Lanes::resume(job, rows.clone(), first, &mut sums);
+            sums.copy_from_slice(&between[..C]);
         }
         T::many(job, panel, start, first, &mut sums);
-        T::Lanes::finish(job, rows.clone(), first, &sums, last);
+        if last {
+            T::Lanes::finish(job, rows.clone(), first, &sums);
+        } else {
+            between[..C].copy_from_slice(&sums);
+        }
     }
 }
 

@@ -69,42 +69,11 @@ impl tiles::Lanes for Lanes {
     const COUNT: usize = 8;
 
     #[target_feature(enable = "avx2")]
-    unsafe fn resume<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &mut Sums<H, C>) {
+    unsafe fn finish<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &Sums<H, C>) {
         for h in 0..H {
             let row = rows.start + 8 * h;
             let live = 8.min(rows.end.saturating_sub(row));
-            if live == 0 {
-                // Not even a pointer to such rows may be made: they may lie beyond the output.
-                break;
-            }
-            for (c, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: `live` outputs from `row` on are this thread's.
-                unsafe {
-                    let at = job.at(first + c, row);
-                    let mut values = [0.0; 8];
-                    sums[h] = _mm256_loadu_ps(if live == 8 {
-                        at
-                    } else {
-                        std::ptr::copy_nonoverlapping(at, values.as_mut_ptr(), live);
-                        values.as_ptr()
-                    });
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn finish<const H: usize, const C: usize>(
-        job: &Job<'_>,
-        rows: Range<usize>,
-        first: usize,
-        sums: &Sums<H, C>,
-        last: bool,
-    ) {
-        for h in 0..H {
-            let row = rows.start + 8 * h;
-            let live = 8.min(rows.end.saturating_sub(row));
-            let bias = job.bias.filter(|_| last).map(|bias| {
+            let bias = job.bias.map(|bias| {
                 let mut values = [0.0; 8];
                 values[..live].copy_from_slice(&bias[row.min(rows.end)..][..live]);
                 // SAFETY: eight floats.

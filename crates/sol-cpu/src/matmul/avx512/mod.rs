@@ -67,28 +67,11 @@ impl tiles::Lanes for Lanes {
     const COUNT: usize = 16;
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn resume<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &mut Sums<H, C>) {
-        for h in 0..H {
-            let (row, live) = live(&rows, h);
-            for (c, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's rows, of which only those of the mask are read.
-                sums[h] = unsafe { _mm512_maskz_loadu_ps(live, job.at(first + c, 0).wrapping_add(row)) };
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn finish<const H: usize, const C: usize>(
-        job: &Job<'_>,
-        rows: Range<usize>,
-        first: usize,
-        sums: &Sums<H, C>,
-        last: bool,
-    ) {
+    unsafe fn finish<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &Sums<H, C>) {
         for h in 0..H {
             let (row, live) = live(&rows, h);
             // SAFETY: a bias is as long as the matrix has rows, and only those of the mask are read.
-            let bias = job.bias.filter(|_| last).map(|b| unsafe { _mm512_maskz_loadu_ps(live, b.as_ptr().wrapping_add(row)) });
+            let bias = job.bias.map(|b| unsafe { _mm512_maskz_loadu_ps(live, b.as_ptr().wrapping_add(row)) });
             for (c, sums) in sums.iter().enumerate() {
                 let sum = bias.map_or(sums[h], |bias| _mm512_add_ps(sums[h], bias));
                 // SAFETY: the caller's rows, of which only those of the mask are written.
