@@ -110,19 +110,25 @@ pub(crate) fn accumulate<T: Cached>(
                 // SAFETY: as below.
                 unsafe {
                     let (a, out) = (a.as_ptr().add(first * a_rows.stride), out.as_mut_ptr().add(first * out_rows.stride));
+                    // Sums of few queries are too few to keep the multipliers busy: those of two tiles then.
+                    let wide = out_rows.len.is_multiple_of(2 * TILE);
                     match count - first {
-                        1 => fma512::<T, 1>(a, a_rows, m, out, out_rows),
-                        2 => fma512::<T, 2>(a, a_rows, m, out, out_rows),
-                        3 => fma512::<T, 3>(a, a_rows, m, out, out_rows),
-                        4 => fma512::<T, 4>(a, a_rows, m, out, out_rows),
-                        5 => fma512::<T, 5>(a, a_rows, m, out, out_rows),
-                        6 => fma512::<T, 6>(a, a_rows, m, out, out_rows),
-                        7 => fma512::<T, 7>(a, a_rows, m, out, out_rows),
-                        8 => fma512::<T, 8>(a, a_rows, m, out, out_rows),
-                        9 => fma512::<T, 9>(a, a_rows, m, out, out_rows),
-                        10 => fma512::<T, 10>(a, a_rows, m, out, out_rows),
-                        11 => fma512::<T, 11>(a, a_rows, m, out, out_rows),
-                        _ => fma512::<T, TOGETHER_512>(a, a_rows, m, out, out_rows),
+                        1 if wide => fma512::<T, 1, 4>(a, a_rows, m, out, out_rows),
+                        2 if wide => fma512::<T, 2, 4>(a, a_rows, m, out, out_rows),
+                        3 if wide => fma512::<T, 3, 4>(a, a_rows, m, out, out_rows),
+                        4 if wide => fma512::<T, 4, 4>(a, a_rows, m, out, out_rows),
+                        1 => fma512::<T, 1, 2>(a, a_rows, m, out, out_rows),
+                        2 => fma512::<T, 2, 2>(a, a_rows, m, out, out_rows),
+                        3 => fma512::<T, 3, 2>(a, a_rows, m, out, out_rows),
+                        4 => fma512::<T, 4, 2>(a, a_rows, m, out, out_rows),
+                        5 => fma512::<T, 5, 2>(a, a_rows, m, out, out_rows),
+                        6 => fma512::<T, 6, 2>(a, a_rows, m, out, out_rows),
+                        7 => fma512::<T, 7, 2>(a, a_rows, m, out, out_rows),
+                        8 => fma512::<T, 8, 2>(a, a_rows, m, out, out_rows),
+                        9 => fma512::<T, 9, 2>(a, a_rows, m, out, out_rows),
+                        10 => fma512::<T, 10, 2>(a, a_rows, m, out, out_rows),
+                        11 => fma512::<T, 11, 2>(a, a_rows, m, out, out_rows),
+                        _ => fma512::<T, TOGETHER_512, 2>(a, a_rows, m, out, out_rows),
                     }
                 }
             }
@@ -203,17 +209,22 @@ unsafe fn fma<T: Cached, const N: usize, const W: usize>(
     }
 }
 
-/// `N` rows, a tile of columns at a time.
+/// `N` rows, `16 * W` columns at a time.
 ///
 /// # Safety
-/// AVX-512 F and VL; the rows are there.
+/// AVX-512 F and VL; the rows are there, and so many columns divide them.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
-unsafe fn fma512<T: Cached, const N: usize>(a: *const f32, a_rows: Strided, m: Streamed<T>, out: *mut f32, out_rows: Strided) {
+unsafe fn fma512<T: Cached, const N: usize, const W: usize>(
+    a: *const f32,
+    a_rows: Strided,
+    m: Streamed<T>,
+    out: *mut f32,
+    out_rows: Strided,
+) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
-    const W: usize = TILE / 16;
-    for j in (0..out_rows.len).step_by(TILE) {
+    for j in (0..out_rows.len).step_by(16 * W) {
         // SAFETY: the caller's promises.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); W]; N];
@@ -224,8 +235,10 @@ unsafe fn fma512<T: Cached, const N: usize>(a: *const f32, a_rows: Strided, m: S
             }
             for i in 0..a_rows.len {
                 let offset = i * m.stride + j;
-                // Fetching reads nothing, so the address may be any.
-                _mm_prefetch::<_MM_HINT_T0>(m.next.wrapping_add(offset).cast());
+                for tile in (0..16 * W).step_by(TILE) {
+                    // Fetching reads nothing, so the address may be any.
+                    _mm_prefetch::<_MM_HINT_T0>(m.next.wrapping_add(offset + tile).cast());
+                }
                 let mut row = [_mm512_setzero_ps(); W];
                 for (v, row) in row.iter_mut().enumerate() {
                     *row = T::sixteen(m.at.add(offset + 16 * v));

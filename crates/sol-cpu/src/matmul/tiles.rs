@@ -10,9 +10,6 @@ use super::{Block, FEW, Job, Matrix, Panel};
 /// Input rows that share a load of the panel.
 const WIDTH: usize = 4;
 
-/// Input rows up to which unpacking the weights again for each [`WIDTH`] of them is faster than a panel.
-const UNPACKED: usize = 12;
-
 /// Input rows that one unpacking of the weights serves: with [`Panel::COLS`] columns, 8-bit numbers that stay in the
 /// second-level cache.
 const PASS: usize = 256;
@@ -34,6 +31,12 @@ pub(super) trait Lanes {
 
     /// Its lanes.
     const COUNT: usize;
+
+    /// Input rows up to which unpacking the weights again for each [`WIDTH`] of them is faster than a panel.
+    const UNPACKED: usize;
+
+    /// Input rows up to which weight rows are unpacked whole: read in the order in which they lie, and not added up in pieces.
+    const WHOLE: usize;
 
     /// Stores sums, with the bias.
     ///
@@ -101,7 +104,7 @@ pub(super) trait Tile {
 pub(super) unsafe fn run<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     // SAFETY: the caller's promises.
     unsafe {
-        if block.columns.len() <= UNPACKED {
+        if block.columns.len() <= T::Lanes::UNPACKED {
             for row in block.rows.clone().step_by(T::Lanes::COUNT) {
                 let rows = row..block.rows.end.min(row + T::Lanes::COUNT);
                 for first in block.columns.clone().step_by(WIDTH) {
@@ -142,9 +145,10 @@ unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     let strips = || block.rows.clone().step_by(HALVES * height);
     let groups = || block.columns.clone().step_by(WIDTH);
     // SAFETY: vectors of numbers, whose bytes may be any; all are written before use.
-    let (panel, sums) = unsafe { panel.with_sums(T::COLS / T::BLOCK, strips().len() * groups().len()) };
-    for start in (0..blocks).step_by(T::COLS / T::BLOCK) {
-        let end = blocks.min(start + T::COLS / T::BLOCK);
+    let at_once = if block.columns.len() <= T::Lanes::WHOLE { blocks.max(1) } else { T::COLS / T::BLOCK };
+    let (panel, sums) = unsafe { panel.with_sums(at_once, strips().len() * groups().len()) };
+    for start in (0..blocks.max(1)).step_by(at_once) {
+        let end = blocks.min(start + at_once);
         let panel = &mut panel[..end - start];
         let mut sums = sums.iter_mut();
         for row in strips() {
