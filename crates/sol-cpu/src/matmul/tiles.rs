@@ -144,8 +144,8 @@ unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     let (blocks, height) = (job.matrix.cols() / T::BLOCK, T::Lanes::COUNT);
     let strips = || block.rows.clone().step_by(HALVES * height);
     let groups = || block.columns.clone().step_by(WIDTH);
-    // SAFETY: vectors of numbers, whose bytes may be any; all are written before use.
     let at_once = if block.columns.len() <= T::Lanes::WHOLE { blocks.max(1) } else { T::COLS / T::BLOCK };
+    // SAFETY: vectors of numbers, whose bytes may be any; all are written before use.
     let (panel, sums) = unsafe { panel.with_sums(at_once, strips().len() * groups().len()) };
     for start in (0..blocks.max(1)).step_by(at_once) {
         let end = blocks.min(start + at_once);
