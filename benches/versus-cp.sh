@@ -5,6 +5,7 @@
 #
 # Needs cargo and python3, and about 4 GB of disk for a layer in the temporary directory (TMPDIR).
 set -euo pipefail
+export LC_ALL=C
 layers=${1:-4} rounds=${2:-5}
 cd "$(dirname "$0")/.."
 cargo build --release --quiet -p sol
@@ -20,14 +21,15 @@ seconds() {
   cat base.gguf deep.gguf >/dev/null
   sync
   local start=$EPOCHREALTIME
-  "$@" >/dev/null && sync
+  "$@" >/dev/null
+  sync
   python3 -c "print($EPOCHREALTIME - $start)"
   rm out.gguf
 }
 
 for _ in $(seq "$rounds"); do
   seconds "$sol" upscale -q -m base.gguf -o out.gguf -r solar-pro
-  seconds cp deep.gguf out.gguf
+  seconds cp --reflink=never deep.gguf out.gguf
 done | python3 -c '
 import statistics, sys
 seconds = list(map(float, sys.stdin))

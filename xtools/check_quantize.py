@@ -4,8 +4,9 @@
     pip install gguf==0.19.0 numpy==2.4.6 typing_extensions==4.16.0
     python xtools/check_quantize.py --sol SOL --bindings SITE-PACKAGES/llama_cpp [--types q4_0,q4_k_m] [--text FILE] [--help]
 
-The default model's weights are taken to 32 bits and scaled by columns so that the function stays the same, lest some formats'
-levels be theirs (its embedding table is left as it is: look at the names' usual meaning, where that has 6 or 8 bits). K types and IQ4_XS have blocks of 256 columns, which few of its matrices fill: for them it is made wider with zeros
+The default model's weights are taken to 32 bits, scaled by columns, and its dimensions reordered and their signs changed so that the
+function stays the same, lest some formats' levels be theirs (its embedding table is not scaled: look at the names' usual meaning,
+where that has 6 or 8 bits). K types and IQ4_XS have blocks of 256 columns, which few of its matrices fill: for them it is made wider with zeros
 (as in check_accuracy.py). Both quantisers then write the file in every type; the gguf package decodes it. MSE is the mean over
 tensors of llama.cpp's squared error over ours: above 1, ours is the smaller; the worst tensor is given too. Times are the
 user's and the system's seconds (a busy machine says little by the clock) of the fastest of --runs. Perplexity is measured by
@@ -14,7 +15,7 @@ user's and the system's seconds (a busy machine says little by the clock) of the
 That of few bits is much a matter of chance: --seeds N takes the geometric mean of N random scalings of the source (of its ratios,
 that is). Exits with 1 where ours loses: more than 1 % more squared error in any tensor, 1 % more perplexity, or more seconds.
 
-With --imatrix FILE (of `sol imatrix`) both quantise with it, and errors are weighted by its columns.
+With --imatrix FILE (of `sol imatrix`) both quantise with it, errors are weighted by its columns, and nothing is reordered.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def run(options, work: Path) -> None:
         for seed in range(options.seeds if options.chunks else 1):
             source = work / f"{'wide' if wide else 'narrow'}.{seed}.gguf"
             if not source.exists():
-                make_source(model, source, wide, seed)
+                make_source(model, source, wide, seed, reorder=not options.imatrix)
                 if options.chunks:
                     print(f"| {source.stem} source, f32 | | | | | | | {perplexity(options, source):.4f} | |", flush=True)
             ours, theirs = work / "sol.gguf", work / "llama.gguf"
@@ -102,7 +103,7 @@ def run(options, work: Path) -> None:
     sys.exit("\n".join(["ours loses:", *lost]) if lost else 0)
 
 
-def make_source(model: str, out: Path, wide: bool, seed: int = 0) -> None:
+def make_source(model: str, out: Path, wide: bool, seed: int = 0, reorder: bool = True) -> None:
     """The same function with other numbers: norms are folded into the matrices behind them, and what goes from values to the
     output projection, from up to down and from queries to keys is scaled at random, dimension by dimension; the dimensions of
     the residual stream and of the feed-forward networks are reordered, the former change signs."""
@@ -130,28 +131,34 @@ def make_source(model: str, out: Path, wide: bool, seed: int = 0) -> None:
         scales = np.repeat(random(len(part("attn_k")) // 2), 2)
         part("attn_k")[:] *= scales[:, None]
         part("attn_q")[:] /= np.repeat(scales.reshape(groups, -1), heads // groups, 0).reshape(-1, 1)
-    # What rows scaled alike would leave as it was: which numbers share a block, and their signs.
-    used = np.flatnonzero(np.abs(weights["token_embd"]).any(0))
-    order, signs = np.arange(weights["token_embd"].shape[1]), np.ones(weights["token_embd"].shape[1], np.float32)
-    order[used], signs[used] = rng.permutation(used), rng.choice(np.float32([-1, 1]), len(used))
-    for name, weight in weights.items():
-        kind = name.split(".")[-1]
-        if weight.ndim == 1:
-            weight[:] = weight[order]
-        elif kind in ("attn_output", "ffn_down"):
-            weight[:] = (weight * signs[:, None])[order]
-        else:
-            weight[:] = (weight * signs)[:, order]
-    for layer in range(number("block_count")):
-        order = rng.permutation(len(weights[f"blk.{layer}.ffn_up"]))
-        for name in "ffn_gate", "ffn_up":
-            weights[f"blk.{layer}.{name}"][:] = weights[f"blk.{layer}.{name}"][order]
-        weights[f"blk.{layer}.ffn_down"][:] = weights[f"blk.{layer}.ffn_down"][:, order]
+    if reorder:
+        shuffle(weights, number("block_count"), rng)
     with open(plain, "r+b") as file:
         for name, place in places.items():
             file.seek(place)
             file.write(weights[name].tobytes())
     plain.rename(out)
+
+
+def shuffle(weights: dict, layers: int, rng) -> None:
+    """What rows scaled alike would leave as it was: which numbers share a block, and their signs."""
+    width = weights["token_embd"].shape[1]
+    used = np.flatnonzero(np.abs(weights["token_embd"]).any(0))
+    order, signs = np.arange(width), np.ones(width, np.float32)
+    order[used], signs[used] = rng.permutation(used), rng.choice(np.float32([-1, 1]), len(used))
+    for name, weight in weights.items():
+        kind = name.split(".")[-1]
+        if weight.ndim == 1:
+            weight[:] = weight[order] if kind.endswith("norm") else weight
+        elif kind in ("attn_output", "ffn_down"):
+            weight[:] = (weight * signs[:, None])[order]
+        else:
+            weight[:] = (weight * signs)[:, order]
+    for layer in range(layers):
+        order = rng.permutation(len(weights[f"blk.{layer}.ffn_up"]))
+        for name in "ffn_gate", "ffn_up":
+            weights[f"blk.{layer}.{name}"][:] = weights[f"blk.{layer}.{name}"][order]
+        weights[f"blk.{layer}.ffn_down"][:] = weights[f"blk.{layer}.ffn_down"][:, order]
 
 
 def fastest(runs: int, commands: list) -> list[float]:

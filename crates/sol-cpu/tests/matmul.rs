@@ -208,6 +208,27 @@ fn a_row_does_not_depend_on_its_neighbours_or_the_threads() {
     }
 }
 
+/// Blocks of all the rows that they may have, the last one smaller; weights unpacked whole and in pieces.
+#[test]
+fn tall_matrices_give_the_bits_of_single_rows() {
+    let (rows, cols, pool) = (401, 2304, Pool::new(1).unwrap());
+    for isa in Isa::available() {
+        for dtype in [DType::Q4_0, DType::Q4K, DType::Q6K] {
+            let random = &mut Random(11);
+            let matrix = matrix(dtype, rows, cols, weights(dtype, rows, cols, random));
+            let bias: Vec<f32> = (0..rows).map(|_| random.float()).collect();
+            let x: Vec<f32> = (0..70 * cols).map(|_| random.float()).collect();
+            for n in [21, 70] {
+                let many = product(&pool, isa, &matrix, Some(&bias), &x[..n * cols]);
+                for i in [0, 3, 4, n - 2, n - 1] {
+                    let single = product(&pool, isa, &matrix, Some(&bias), &x[i * cols..][..cols]);
+                    assert!(bits(&many[i * rows..][..rows]) == bits(&single), "{dtype} {isa} n={n}: row {i} differs");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn parts_share_their_input_and_nothing_else() {
     let random = &mut Random(3);

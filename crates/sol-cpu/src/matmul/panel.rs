@@ -14,8 +14,8 @@ pub(super) struct Panel {
 
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels keep nothing"))]
 impl Panel {
-    /// Columns of a quantised row that are unpacked at a time: a multiple of every block, and little enough for sixteen rows
-    /// to stay in the first-level cache while the input passes.
+    /// Columns of a quantised row that are unpacked at a time where many input rows pass: a multiple of every block, and little
+    /// enough for sixteen rows to stay in the first-level cache.
     pub(super) const COLS: usize = 1024;
 
     /// Room for `n` of `T`.

@@ -49,7 +49,7 @@ pub(super) unsafe fn run(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     }
 }
 
-/// Columns that are unpacked at a time: 32 rows of them stay in the first-level cache.
+/// Columns that are unpacked at a time for many input rows: 32 rows of them stay in the first-level cache.
 const COLS: usize = Panel::COLS / 2;
 
 /// Sums of `C` input rows (outer) by `16 * H` weight rows.
