@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Speed of `sol upscale` beside `cp` of what it wrote: both from the page cache, to the disk (sync), in turn.
 #
-#   benches/versus-cp.sh [LAYERS] [ROUNDS]      # of Phi-3-medium's shapes in BF16, 0.84 GB each with half of that again; 4, 5
+#   benches/versus-cp.sh [LAYERS] [ROUNDS]      # of Phi-3-medium's shapes in BF16, 0.84 GB each with half of that again; 4 (at least 3), 5
 #
 # Needs cargo and python3, and about 4 GB of disk for a layer in the temporary directory (TMPDIR).
 set -euo pipefail

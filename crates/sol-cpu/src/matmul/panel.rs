@@ -24,7 +24,7 @@ impl Panel {
     /// All bytes are valid as `T`.
     pub(super) unsafe fn blocks<T>(&mut self, n: usize) -> &mut [T] {
         // SAFETY: the caller's promise.
-        unsafe { room(&mut self.weights, n) }
+        unsafe { Self::room(&mut self.weights, n) }
     }
 
     /// Room for `n` of `T` and, for the sums between one piece of a row and the next, `m` of `S`: one after the other, where
@@ -34,19 +34,18 @@ impl Panel {
     /// All bytes are valid as `T` and as `S`.
     pub(super) unsafe fn with_sums<T, S>(&mut self, n: usize, m: usize) -> (&mut [T], &mut [S]) {
         // SAFETY: the caller's promise.
-        unsafe { (room(&mut self.weights, n), room(&mut self.sums, m)) }
+        unsafe { (Self::room(&mut self.weights, n), Self::room(&mut self.sums, m)) }
     }
-}
 
-/// # Safety
-/// All bytes are valid as `T`.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels keep nothing"))]
-unsafe fn room<T>(lines: &mut Vec<Line>, n: usize) -> &mut [T] {
-    const { assert!(align_of::<T>() <= 64) };
-    let wanted = (n * size_of::<T>()).div_ceil(64);
-    if lines.len() < wanted {
-        lines.resize(wanted, Line([0; 64]));
+    /// # Safety
+    /// All bytes are valid as `T`.
+    unsafe fn room<T>(lines: &mut Vec<Line>, n: usize) -> &mut [T] {
+        const { assert!(align_of::<T>() <= 64) };
+        let wanted = (n * size_of::<T>()).div_ceil(64);
+        if lines.len() < wanted {
+            lines.resize(wanted, Line([0; 64]));
+        }
+        // SAFETY: aligned, large enough, initialised, and valid by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), n) }
     }
-    // SAFETY: aligned, large enough, initialised, and valid by the caller's promise.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), n) }
 }
