@@ -1,4 +1,4 @@
-//! How fast matrix products are: `cargo run --release -p sol-cpu --example matmul_bench [-- THREADS [TYPE,...]]`.
+//! How fast matrix products are: `cargo run --release -p sol-cpu --example matmul_bench [-- THREADS [TYPE,... [ROWS,...]]]`.
 //!
 //! One row reads weights (GB/s); many rows multiply (GOP/s, a multiply-add being two). Matrices of one shape are laid end to
 //! end until they exceed the caches, as a model's layers do, so that one row meets weights that lie in memory. The best of
@@ -40,22 +40,23 @@ fn main() {
     let threads = args.next().map_or(2, |t| t.parse().expect("THREADS is a number"));
     let only = args.next().map(|t| t.to_lowercase());
     let wanted = |dtype: &DType| only.as_ref().is_none_or(|only| only.split(',').any(|o| dtype.name().to_lowercase() == o));
+    let counts = args.next().unwrap_or("4,8,16,64,512".into());
+    let counts: Vec<usize> = counts.split(',').map(|n| n.parse().expect("ROWS are numbers")).collect();
     let pool = Pool::new(threads).expect("threads start");
     println!("{}, {threads} threads", simd_name());
-    println!(
-        "{:>7} {:>11} | {:>9} {:>9} | {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "type", "shape", "n=1 us", "GB/s", "n=4 GOP/s", "n=8", "n=16", "n=64", "n=512"
-    );
+    print!("{:>7} {:>11} | {:>9} {:>9} | GOP/s:", "type", "shape", "n=1 us", "GB/s");
+    counts.iter().for_each(|n| print!(" {:>9}", format!("n={n}")));
+    println!();
     for dtype in TYPES.iter().filter(|t| wanted(t)) {
         for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (5120, 5120)] {
             if cols % dtype.block_len() == 0 {
-                shape(&pool, *dtype, rows, cols);
+                shape(&pool, *dtype, rows, cols, &counts);
             }
         }
     }
 }
 
-fn shape(pool: &Pool, dtype: DType, rows: usize, cols: usize) {
+fn shape(pool: &Pool, dtype: DType, rows: usize, cols: usize, counts: &[usize]) {
     let size = dtype.bytes_for(rows * cols).expect("whole blocks");
     let copies = COLD.div_ceil(size);
     let all = Bytes::from_vec(weights(dtype, size * copies));
@@ -79,8 +80,8 @@ fn shape(pool: &Pool, dtype: DType, rows: usize, cols: usize) {
     };
     let one = seconds(1, SHORT.div_ceil(size));
     let gops = |n: usize, seconds: f64| 2.0 * (n * rows * cols) as f64 / seconds / 1e9;
-    print!("{:>7} {:>11} | {:>9.1} {:>9.2} |", dtype.name(), format!("{rows}x{cols}"), one * 1e6, size as f64 / one / 1e9);
-    for n in [4, 8, 16, 64, 512] {
+    print!("{:>7} {:>11} | {:>9.1} {:>9.2} |       ", dtype.name(), format!("{rows}x{cols}"), one * 1e6, size as f64 / one / 1e9);
+    for &n in counts {
         let calls = (50_000_000 / (n * rows * cols)).max(1);
         print!(" {:>9.1}", gops(n, seconds(n, calls)));
     }

@@ -9,6 +9,7 @@ use crate::pool::{Pool, share};
 
 use super::isa::{Isa, Level};
 use super::panel::Panel;
+use super::portable::DEPTH;
 use crate::shared::SharedMut;
 
 /// Below this the reciprocal of the scale would overflow; such a block counts as zeros.
@@ -142,6 +143,49 @@ impl Blocks256 {
                 *sum = halves[0] + halves[1];
             }
         });
+    }
+}
+
+/// Rows of floats as kernels read them that have an output in each lane: of [`DEPTH`] columns at a time, those that are 0 modulo
+/// 8 of every row, then those that are 1, and so on. Zeros fill the last columns up to a multiple of 8.
+#[derive(Default)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels read rows as they lie"))]
+pub(super) struct Classes {
+    x: Vec<f32>,
+    n: usize,
+}
+
+impl Classes {
+    /// Reorders `n` rows of `cols` values.
+    pub(super) fn fill(&mut self, pool: &Pool, x: &[f32], n: usize, cols: usize) {
+        grow(&mut self.x, n * cols.next_multiple_of(8));
+        self.n = n;
+        let to = SharedMut::new(&mut self.x);
+        each_few(pool, n, cols, |rows| {
+            for row in rows {
+                for (i, x) in x[row * cols..][..cols].chunks(DEPTH).enumerate() {
+                    for class in 0..8 {
+                        let steps = x.len().div_ceil(8);
+                        let at = Self::at(n, i * DEPTH, steps, class, row);
+                        // SAFETY: every row is handled once.
+                        let to = unsafe { to.slice(at..at + steps) };
+                        for (to, x) in to.iter_mut().zip(x.chunks(8)) {
+                            *to = x.get(class).copied().unwrap_or(0.0);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn at(n: usize, start: usize, steps: usize, class: usize, row: usize) -> usize {
+        start * n + (class * n + row) * steps
+    }
+
+    /// The columns of a piece that are `class` modulo 8 of rows from `row` on.
+    pub(super) fn class(&self, piece: Range<usize>, class: usize, row: usize) -> *const f32 {
+        let steps = piece.len().div_ceil(8);
+        self.x[Self::at(self.n, piece.start, steps, class, row)..].as_ptr()
     }
 }
 

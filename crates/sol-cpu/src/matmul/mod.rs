@@ -30,7 +30,7 @@ use sol_weights::{Bytes, DType};
 use crate::pool::Pool;
 
 use crate::shared::SharedMut;
-use activations::{Blocks32, Blocks256};
+use activations::{Blocks32, Blocks256, Classes};
 use isa::Level;
 use panel::Panel;
 use split::{Block, FEW, Grid, shares};
@@ -118,6 +118,7 @@ pub struct Scratch {
     isa: Isa,
     q32: Blocks32,
     q256: Blocks256,
+    classes: Classes,
     /// One a thread.
     panels: Vec<Panel>,
 }
@@ -130,7 +131,7 @@ impl Scratch {
 
     /// For the kernels of one instruction set: tests compare them.
     pub fn with_isa(isa: Isa) -> Self {
-        Self { isa, q32: Blocks32::default(), q256: Blocks256::default(), panels: Vec::new() }
+        Self { isa, q32: Blocks32::default(), q256: Blocks256::default(), classes: Classes::default(), panels: Vec::new() }
     }
 }
 
@@ -171,14 +172,18 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
     if parts.iter().any(|part| part.matrix.dtype.block_len() == 256) {
         scratch.q256.fill(scratch.isa, pool, x, n, cols);
     }
+    let classes = by_class(scratch.isa, n) && parts.iter().any(|part| part.matrix.dtype.block_len() == 1);
+    if classes {
+        scratch.classes.fill(pool, x, n, cols);
+    }
     scratch.panels.resize_with(pool.threads(), Panel::default);
-    let (isa, q32, q256) = (scratch.isa, &scratch.q32, &scratch.q256);
+    let (isa, q32, q256, classes) = (scratch.isa, &scratch.q32, &scratch.q256, classes.then_some(&scratch.classes));
     let panels = SharedMut::new(&mut scratch.panels);
     for parts in parts.chunks_mut(TOGETHER) {
         let mut parts = parts.iter_mut();
         let jobs: [Option<Job<'_>>; TOGETHER] = std::array::from_fn(|_| {
             let Part { matrix, bias, out } = parts.next()?;
-            Some(Job { matrix, bias: *bias, x, q32, q256, out: SharedMut::new(out) })
+            Some(Job { matrix, bias: *bias, x, q32, q256, classes, out: SharedMut::new(out) })
         });
         let jobs = jobs.iter().flatten();
         if n <= FEW {
@@ -209,6 +214,16 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
     }
 }
 
+/// Whether the kernels of float weights read `n` input rows as [`Classes`].
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+fn by_class(isa: Isa, n: usize) -> bool {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => n > avx512::FEW_FLOATS,
+        _ => false,
+    }
+}
+
 /// Parts of one [`linear`] that share a region of the pool.
 const TOGETHER: usize = 4;
 
@@ -219,6 +234,8 @@ struct Job<'a> {
     x: &'a [f32],
     q32: &'a Blocks32,
     q256: &'a Blocks256,
+    /// Where the kernels want them.
+    classes: Option<&'a Classes>,
     out: SharedMut<'a, f32>,
 }
 

@@ -12,6 +12,8 @@ mod blocks32;
 mod float;
 mod unpack;
 
+pub(super) use float::FEW as FEW_FLOATS;
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 

@@ -45,12 +45,19 @@ unsafe fn half8(rows: &Rows, i: usize, at: usize) -> __m128i {
     unsafe { _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]) }
 }
 
-/// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each.
+/// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each. The next rows are fetched.
 #[inline(always)]
 pub(super) unsafe fn words16(rows: &Rows, at: usize) -> [__m512i; 4] {
+    rows.prefetch(at, 16);
+    // SAFETY: see the module.
+    unsafe { transpose(rows, at) }
+}
+
+/// As [`words16`], with nothing fetched.
+#[inline(always)]
+pub(super) unsafe fn transpose(rows: &Rows, at: usize) -> [__m512i; 4] {
     // SAFETY: see the module.
     unsafe {
-        rows.prefetch(at, 16);
         let four = [quad(rows, 0, at), quad(rows, 1, at), quad(rows, 2, at), quad(rows, 3, at)];
         let [a, b] = [_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[0], four[1])];
         let [c, d] = [_mm512_unpacklo_epi32(four[2], four[3]), _mm512_unpackhi_epi32(four[2], four[3])];
