@@ -1,4 +1,4 @@
-//! How fast matrix products are: `cargo run --release -p sol-cpu --example matmul_bench [-- THREADS [TYPE,... [ROWS,...]]]`.
+//! How fast matrix products are: `cargo run --release -p sol-cpu --example matmul_bench [-- THREADS [TYPE,... [ROWS,... [SHAPE]]]]`.
 //!
 //! One row reads weights (GB/s); many rows multiply (GOP/s, a multiply-add being two). Matrices of one shape are laid end to
 //! end until they exceed the caches, as a model's layers do, so that one row meets weights that lie in memory. The best of
@@ -42,6 +42,7 @@ fn main() {
     let wanted = |dtype: &DType| only.as_ref().is_none_or(|only| only.split(',').any(|o| dtype.name().to_lowercase() == o));
     let counts = args.next().unwrap_or("4,8,16,64,512".into());
     let counts: Vec<usize> = counts.split(',').map(|n| n.parse().expect("ROWS are numbers")).collect();
+    let shape_of = args.next();
     let pool = Pool::new(threads).expect("threads start");
     println!("{}, {threads} threads", simd_name());
     print!("{:>7} {:>11} | {:>9} {:>9} | GOP/s:", "type", "shape", "n=1 us", "GB/s");
@@ -49,7 +50,8 @@ fn main() {
     println!();
     for dtype in TYPES.iter().filter(|t| wanted(t)) {
         for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (5120, 5120)] {
-            if cols % dtype.block_len() == 0 {
+            let shown = shape_of.as_ref().is_none_or(|s| *s == format!("{rows}x{cols}"));
+            if shown && cols % dtype.block_len() == 0 {
                 shape(&pool, *dtype, rows, cols, &counts);
             }
         }

@@ -22,7 +22,7 @@ mod split;
 mod tiles;
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use sol_compute::{ComputeError, MatrixData};
 use sol_weights::{Bytes, DType};
@@ -33,7 +33,7 @@ use crate::shared::SharedMut;
 use activations::{Blocks32, Blocks256, Classes};
 use isa::Level;
 use panel::Panel;
-use split::{Block, FEW, Grid, shares};
+use split::{Block, FEW, Grid, Queue, shares};
 
 pub use isa::Isa;
 
@@ -121,6 +121,7 @@ pub struct Scratch {
     classes: Classes,
     /// One a thread.
     panels: Vec<Panel>,
+    drawn: Vec<AtomicUsize>,
 }
 
 impl Scratch {
@@ -131,7 +132,14 @@ impl Scratch {
 
     /// For the kernels of one instruction set: tests compare them.
     pub fn with_isa(isa: Isa) -> Self {
-        Self { isa, q32: Blocks32::default(), q256: Blocks256::default(), classes: Classes::default(), panels: Vec::new() }
+        Self {
+            isa,
+            q32: Blocks32::default(),
+            q256: Blocks256::default(),
+            classes: Classes::default(),
+            panels: Vec::new(),
+            drawn: Vec::new(),
+        }
     }
 }
 
@@ -198,12 +206,12 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
             });
         } else {
             let grid = Grid::new(jobs.clone().map(|job| job.matrix.rows), n, pool.threads());
-            let next = AtomicUsize::new(0);
+            let queue = &Queue::new(&mut scratch.drawn, grid.len(jobs.clone().map(|job| job.matrix.rows)), pool.threads());
             pool.run(|thread| {
                 // SAFETY: each share uses its own panel.
                 let panel = &mut unsafe { panels.slice(thread..thread + 1) }[0];
                 while let Some((part, block)) =
-                    grid.block(next.fetch_add(1, Ordering::Relaxed), jobs.clone().map(|job| job.matrix.rows))
+                    queue.draw(thread).and_then(|i| grid.block(i, jobs.clone().map(|job| job.matrix.rows)))
                 {
                     let job = jobs.clone().nth(part).expect("the grid's parts are the jobs");
                     // SAFETY: the blocks do not overlap, and each number is drawn once.

@@ -1,6 +1,7 @@
 //! Who computes what: the outputs of a product cut into shares or blocks. It knows sizes only.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Input rows up to which reading the weights is what takes time: they are shared out by bytes. More rows are multiplied in
 /// blocks, which threads draw as they get through.
@@ -65,6 +66,11 @@ impl Grid {
         Self { rows, columns: if threads == 1 { n } else { n.div_ceil(pieces).next_multiple_of(FEW) }, n }
     }
 
+    /// How many blocks there are.
+    pub(super) fn len(&self, parts: impl Iterator<Item = usize>) -> usize {
+        parts.map(|rows| rows.div_ceil(self.rows)).sum::<usize>() * self.n.div_ceil(self.columns)
+    }
+
     /// Block `i` and which part it is of, if there are so many.
     pub(super) fn block(&self, i: usize, parts: impl Iterator<Item = usize>) -> Option<(usize, Block)> {
         let pieces = self.n.div_ceil(self.columns);
@@ -78,6 +84,31 @@ impl Grid {
             i -= blocks;
         }
         None
+    }
+}
+
+/// The numbers of blocks as threads draw them: each its share in order, so that what it fetches ahead is what it needs next, and
+/// then what is left of others' shares.
+pub(super) struct Queue<'a> {
+    /// Of each share.
+    drawn: &'a [AtomicUsize],
+    len: usize,
+}
+
+impl<'a> Queue<'a> {
+    pub(super) fn new(drawn: &'a mut Vec<AtomicUsize>, len: usize, threads: usize) -> Self {
+        drawn.resize_with(threads, AtomicUsize::default);
+        drawn.iter_mut().for_each(|drawn| *drawn.get_mut() = 0);
+        Self { drawn, len }
+    }
+
+    pub(super) fn draw(&self, thread: usize) -> Option<usize> {
+        let threads = self.drawn.len();
+        (thread..threads).chain(0..thread).find_map(|share| {
+            let start = self.len * share / threads;
+            let number = start + self.drawn[share].fetch_add(1, Ordering::Relaxed);
+            (number < self.len * (share + 1) / threads).then_some(number)
+        })
     }
 }
 
@@ -114,6 +145,7 @@ mod tests {
                 for threads in [1, 2, 3, 16, 64] {
                     let grid = Grid::new(parts.iter().copied(), n, threads);
                     let blocks: Vec<_> = (0..).map_while(|i| grid.block(i, parts.iter().copied())).collect();
+                    assert_eq!(blocks.len(), grid.len(parts.iter().copied()));
                     for (part, &rows) in parts.iter().enumerate() {
                         let mut seen = vec![0; rows * n];
                         for (_, block) in blocks.iter().filter(|(p, _)| *p == part) {
@@ -126,6 +158,18 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn each_number_is_drawn_once_by_whoever_draws() {
+        for (len, threads) in [(0, 1), (1, 3), (13, 4), (80, 2)] {
+            let mut drawn = Vec::new();
+            let queue = Queue::new(&mut drawn, len, threads);
+            let first: Vec<_> = (0..threads).filter_map(|thread| queue.draw(thread)).collect();
+            let mut all: Vec<_> = first.into_iter().chain(std::iter::from_fn(|| queue.draw(threads - 1))).collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..len).collect::<Vec<_>>());
         }
     }
 }

@@ -93,7 +93,38 @@ pub(super) trait Tile {
         start: usize,
         first: usize,
         sums: &mut Sums<Vector<Self>, HALVES, C>,
+        ahead: &mut Ahead,
     );
+}
+
+/// What is unpacked next, fetched bit by bit while other rows are multiplied.
+pub(super) struct Ahead {
+    next: *const u8,
+    end: *const u8,
+    /// Lines at a time.
+    lines: usize,
+}
+
+impl Ahead {
+    /// `rows` of the matrix, in so many times.
+    fn new(matrix: &Matrix, rows: Range<usize>, times: usize) -> Self {
+        let bytes = rows.len() * matrix.row_bytes;
+        let next = if bytes == 0 { std::ptr::null() } else { matrix.row(rows.start).as_ptr() };
+        Self { next, end: next.wrapping_add(bytes), lines: bytes.div_ceil(64 * times) }
+    }
+
+    /// To be called as many times, in the midst of other work.
+    #[inline(always)]
+    pub(super) fn fetch(&mut self) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        for _ in 0..self.lines {
+            if self.next < self.end {
+                // SAFETY: fetching ahead reads nothing.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.cast()) };
+                self.next = self.next.wrapping_add(64);
+            }
+        }
+    }
 }
 
 /// Computes a block of the output.
@@ -144,7 +175,8 @@ unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     let (blocks, height) = (job.matrix.cols() / T::BLOCK, T::Lanes::COUNT);
     let strips = || block.rows.clone().step_by(HALVES * height);
     let groups = || block.columns.clone().step_by(WIDTH);
-    let at_once = if block.columns.len() <= T::Lanes::WHOLE { blocks.max(1) } else { T::COLS / T::BLOCK };
+    let whole = block.columns.len() <= T::Lanes::WHOLE;
+    let at_once = if whole { blocks.max(1) } else { T::COLS / T::BLOCK };
     // SAFETY: vectors of numbers, whose bytes may be any; all are written before use.
     let (panel, sums) = unsafe { panel.with_sums(at_once, strips().len() * groups().len()) };
     for start in (0..blocks.max(1)).step_by(at_once) {
@@ -153,6 +185,8 @@ unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
         let mut sums = sums.iter_mut();
         for row in strips() {
             let rows = row..block.rows.end.min(row + HALVES * height);
+            let next = if whole { rows.end..job.matrix.rows().min(rows.end + HALVES * height) } else { 0..0 };
+            let ahead = &mut Ahead::new(job.matrix, next, groups().len() * (end - start).max(1));
             for half in 0..HALVES {
                 // SAFETY: the caller's promises.
                 unsafe { T::pack(job.matrix, row + half * height, start..end, panel, half) };
@@ -161,10 +195,10 @@ unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
                 // SAFETY: the caller's promises, and the panel is packed.
                 unsafe {
                     match block.columns.end - first {
-                        1 => many::<T, 1>(job, &rows, panel, start, first, sums, end == blocks),
-                        2 => many::<T, 2>(job, &rows, panel, start, first, sums, end == blocks),
-                        3 => many::<T, 3>(job, &rows, panel, start, first, sums, end == blocks),
-                        _ => many::<T, WIDTH>(job, &rows, panel, start, first, sums, end == blocks),
+                        1 => many::<T, 1>(job, &rows, panel, start, first, sums, end == blocks, ahead),
+                        2 => many::<T, 2>(job, &rows, panel, start, first, sums, end == blocks, ahead),
+                        3 => many::<T, 3>(job, &rows, panel, start, first, sums, end == blocks, ahead),
+                        _ => many::<T, WIDTH>(job, &rows, panel, start, first, sums, end == blocks, ahead),
                     }
                 }
             }
@@ -184,6 +218,7 @@ unsafe fn many<T: Tile, const C: usize>(
     first: usize,
     between: &mut Sums<Vector<T>, HALVES, WIDTH>,
     last: bool,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the caller's promises.
     unsafe {
@@ -191,7 +226,7 @@ unsafe fn many<T: Tile, const C: usize>(
         if start > 0 {
             sums.copy_from_slice(&between[..C]);
         }
-        T::many(job, panel, start, first, &mut sums);
+        T::many(job, panel, start, first, &mut sums, ahead);
         if last {
             T::Lanes::finish(job, rows.clone(), first, &sums);
         } else {
@@ -218,12 +253,20 @@ impl<const N: usize> Rows<N> {
         Self { rows, next: rows[0].wrapping_add(N * matrix.row_bytes) }
     }
 
+    /// As [`Rows::new`], for which nothing is fetched ahead.
+    pub(super) fn still(matrix: &Matrix, first: usize) -> Self {
+        Self { next: std::ptr::null(), ..Self::new(matrix, first) }
+    }
+
     /// Fetches the part of the next rows that is as far from their start as the blocks of `bytes` at `at` are from the start
     /// of these. So many rows at once are too many streams, and each too short, for a processor to foresee; but as they lie one
     /// after the other, all of the next rows are simply the next bytes.
     #[inline(always)]
     pub(super) fn prefetch(&self, at: usize, bytes: usize) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        if self.next.is_null() {
+            return;
+        }
         for line in (0..N * bytes).step_by(64) {
             // SAFETY: fetching ahead reads nothing, so the address may be any.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(self.next.wrapping_add(N * at + line).cast()) };

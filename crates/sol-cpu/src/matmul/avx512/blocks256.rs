@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::tiles::{self, HALVES};
+use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
 use super::unpack::{
     OFFSET_8, both, byte, byte_signed, field, fields, four, half, halves, levels, pair, pair_signed, word, words16,
@@ -119,7 +119,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
-        let rows = &Rows::new(matrix, row);
+        let rows = &Rows::still(matrix, row);
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
             unsafe {
@@ -130,9 +130,17 @@ impl<F: Format> tiles::Tile for Tile<F> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn many<const C: usize>(job: &Job<'_>, panel: &[Self::Block], start: usize, first: usize, sums: &mut Sums<HALVES, C>) {
+    unsafe fn many<const C: usize>(
+        job: &Job<'_>,
+        panel: &[Self::Block],
+        start: usize,
+        first: usize,
+        sums: &mut Sums<HALVES, C>,
+        ahead: &mut Ahead,
+    ) {
         let mut acc = *sums;
         for (b, block) in panel.iter().enumerate() {
+            ahead.fetch();
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
             unsafe {
                 let x = job.q256.q.words(first, (start + b) * 256);

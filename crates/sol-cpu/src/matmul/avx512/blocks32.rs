@@ -4,10 +4,10 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::tiles::{self, HALVES};
+use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
 use super::unpack::{OFFSET_8, fields, four, half, halves, in_lanes, levels, unsigned, word, words16};
-use super::{COLS, Lanes, Rows, Sums};
+use super::{COLS, Lanes, Rows, Sums, hidden};
 
 /// A block of `16 * H` interleaved rows.
 #[repr(C, align(64))]
@@ -97,7 +97,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
-        let rows = &Rows::new(matrix, row);
+        let rows = &Rows::still(matrix, row);
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
             let (q, d, min) = unsafe { F::read(rows, b * F::BYTES) };
@@ -110,9 +110,17 @@ impl<F: Format> tiles::Tile for Tile<F> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn many<const C: usize>(job: &Job<'_>, panel: &[Self::Block], start: usize, first: usize, sums: &mut Sums<HALVES, C>) {
+    unsafe fn many<const C: usize>(
+        job: &Job<'_>,
+        panel: &[Self::Block],
+        start: usize,
+        first: usize,
+        sums: &mut Sums<HALVES, C>,
+        ahead: &mut Ahead,
+    ) {
         let mut acc = *sums;
         for (b, block) in panel.iter().enumerate() {
+            ahead.fetch();
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
             unsafe { add::<F, HALVES, C>(job, block, start + b, first, &mut acc) };
         }
@@ -143,7 +151,7 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
                 sums[c] = [_mm512_sub_epi32(_mm512_setzero_si512(), shifted); H];
             }
         }
-        for (k, w) in block.q.iter().enumerate() {
+        for (k, w) in block.q.iter().take(hidden(8)).enumerate() {
             for c in 0..C {
                 let x = four(q.add((k * C + c) * 4));
                 for h in 0..H {
