@@ -35,9 +35,6 @@ pub(super) trait Lanes {
     /// Input rows up to which unpacking the weights again for each [`WIDTH`] of them is faster than a panel.
     const UNPACKED: usize;
 
-    /// Input rows up to which weight rows are unpacked whole: read in the order in which they lie, and not added up in pieces.
-    const WHOLE: usize;
-
     /// Stores sums, with the bias.
     ///
     /// # Safety
@@ -99,18 +96,28 @@ pub(super) trait Tile {
 
 /// What is unpacked next, fetched bit by bit while other rows are multiplied.
 pub(super) struct Ahead {
-    next: *const u8,
-    end: *const u8,
+    /// Where the bytes of the next row start, and the bytes left of this one.
+    row: *const u8,
+    left: Range<*const u8>,
+    rows: usize,
+    row_bytes: usize,
+    bytes: usize,
     /// Lines at a time.
     lines: usize,
 }
 
 impl Ahead {
-    /// `rows` of the matrix, in so many times.
-    fn new(matrix: &Matrix, rows: Range<usize>, times: usize) -> Self {
-        let bytes = rows.len() * matrix.row_bytes;
-        let next = if bytes == 0 { std::ptr::null() } else { matrix.row(rows.start).as_ptr() };
-        Self { next, end: next.wrapping_add(bytes), lines: bytes.div_ceil(64 * times) }
+    const LINE: usize = 64;
+
+    /// Columns that are multiplied between two times.
+    pub(super) const EVERY: usize = 256;
+
+    /// Some bytes of some rows of the matrix, in so many times.
+    fn new(matrix: &Matrix, rows: Range<usize>, bytes: Range<usize>, times: usize) -> Self {
+        let rows = rows.start..rows.end.min(matrix.rows());
+        let lines = (rows.len() * (bytes.len().div_ceil(Self::LINE) + 1)).div_ceil(times);
+        let row = if rows.is_empty() { std::ptr::null() } else { matrix.row(rows.start)[bytes.start..].as_ptr() };
+        Self { row, left: row..row, rows: rows.len(), row_bytes: matrix.row_bytes, bytes: bytes.len(), lines }
     }
 
     /// To be called as many times, in the midst of other work.
@@ -118,11 +125,17 @@ impl Ahead {
     pub(super) fn fetch(&mut self) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         for _ in 0..self.lines {
-            if self.next < self.end {
-                // SAFETY: fetching ahead reads nothing.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.cast()) };
-                self.next = self.next.wrapping_add(64);
+            if self.left.start >= self.left.end {
+                if self.rows == 0 {
+                    return;
+                }
+                self.left = self.row.wrapping_sub(self.row as usize % Self::LINE)..self.row.wrapping_add(self.bytes);
+                self.row = self.row.wrapping_add(self.row_bytes);
+                self.rows -= 1;
             }
+            // SAFETY: fetching ahead reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.left.start.cast()) };
+            self.left.start = self.left.start.wrapping_add(Self::LINE);
         }
     }
 }
@@ -175,8 +188,7 @@ unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     let (blocks, height) = (job.matrix.cols() / T::BLOCK, T::Lanes::COUNT);
     let strips = || block.rows.clone().step_by(HALVES * height);
     let groups = || block.columns.clone().step_by(WIDTH);
-    let whole = block.columns.len() <= T::Lanes::WHOLE;
-    let at_once = if whole { blocks.max(1) } else { T::COLS / T::BLOCK };
+    let at_once = T::COLS / T::BLOCK;
     // SAFETY: vectors of numbers, whose bytes may be any; all are written before use.
     let (panel, sums) = unsafe { panel.with_sums(at_once, strips().len() * groups().len()) };
     for start in (0..blocks.max(1)).step_by(at_once) {
@@ -185,8 +197,19 @@ unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
         let mut sums = sums.iter_mut();
         for row in strips() {
             let rows = row..block.rows.end.min(row + HALVES * height);
-            let next = if whole { rows.end..job.matrix.rows().min(rows.end + HALVES * height) } else { 0..0 };
-            let ahead = &mut Ahead::new(job.matrix, next, groups().len() * (end - start).max(1));
+            let (next, from) = match (rows.end < block.rows.end, end < blocks) {
+                (true, _) => (rows.end, start),
+                (false, true) => (block.rows.start, end),
+                (false, false) => (rows.end, 0),
+            };
+            let bytes = |block: usize| blocks.min(block) * (job.matrix.row_bytes / blocks.max(1));
+            let (next, bytes) = (next..next + HALVES * height, bytes(from)..bytes(from + at_once));
+            let ahead = &mut Ahead::new(
+                job.matrix,
+                next,
+                bytes,
+                groups().len() * ((end - start) * T::BLOCK).div_ceil(Ahead::EVERY).max(1),
+            );
             for half in 0..HALVES {
                 // SAFETY: the caller's promises.
                 unsafe { T::pack(job.matrix, row + half * height, start..end, panel, half) };

@@ -85,7 +85,9 @@ impl<F: Format> tiles::Tile for Tile<F> {
     ) {
         let mut acc = *sums;
         for (b, block) in panel.iter().enumerate() {
-            ahead.fetch();
+            if b.is_multiple_of(Ahead::EVERY / 32) {
+                ahead.fetch();
+            }
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
             unsafe { add::<F, HALVES, C>(job, block, start + b, first, &mut acc) };
         }

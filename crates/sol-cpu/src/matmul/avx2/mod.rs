@@ -70,8 +70,6 @@ impl tiles::Lanes for Lanes {
 
     const UNPACKED: usize = 12;
 
-    const WHOLE: usize = 0;
-
     #[target_feature(enable = "avx2")]
     unsafe fn finish<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &Sums<H, C>) {
         for h in 0..H {

@@ -119,10 +119,14 @@ impl<F: Format> tiles::Tile for Tile<F> {
         ahead: &mut Ahead,
     ) {
         let mut acc = *sums;
-        for (b, block) in panel.iter().enumerate() {
+        let mut b = start;
+        for blocks in panel.chunks(Ahead::EVERY / 32) {
             ahead.fetch();
-            // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
-            unsafe { add::<F, HALVES, C>(job, block, start + b, first, &mut acc) };
+            for block in blocks {
+                // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
+                unsafe { add::<F, HALVES, C>(job, block, b, first, &mut acc) };
+                b += 1;
+            }
         }
         *sums = acc;
     }

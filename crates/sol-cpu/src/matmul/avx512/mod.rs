@@ -78,8 +78,6 @@ impl tiles::Lanes for Lanes {
 
     const UNPACKED: usize = 8;
 
-    const WHOLE: usize = 64;
-
     #[target_feature(enable = "avx512f")]
     unsafe fn finish<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &Sums<H, C>) {
         for h in 0..H {
