@@ -6,9 +6,7 @@ use std::ops::Range;
 
 use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
-use super::unpack::{
-    OFFSET_8, both, byte, byte_signed, field, fields, four, half, halves, levels, pair, pair_signed, word, words16,
-};
+use super::unpack::{OFFSET_8, both, byte, byte_signed, field, fields, four, half, halves, levels, pair, word, words16};
 use super::{COLS, Lanes, Rows, Sums};
 
 /// The scales of a super-block of `16 * H` interleaved rows.
@@ -16,7 +14,7 @@ use super::{COLS, Lanes, Rows, Sums};
 pub(super) struct Scales<const H: usize> {
     /// A group's scale, 32 bits.
     scales: [[__m512i; H]; 16],
-    /// Minimums (or scales, where weights have an offset) of groups `2 p` and `2 p + 1`, 16 bits each.
+    /// Minimums of groups `2 p` and `2 p + 1`, 16 bits each.
     mins: [[__m512i; H]; 8],
     d: [__m512; H],
     dmin: [__m512; H],
@@ -72,6 +70,8 @@ impl<const H: usize> Sink for Store<'_, H> {
 /// Times the activations of `C` input rows, at once: weights that meet few rows are not worth storing.
 struct Multiply<'a, F, const C: usize> {
     x: *const i8,
+    /// The activations' sums of 16.
+    off: [*const i16; C],
     scales: &'a [[__m512i; 1]; 16],
     sums: [[__m512i; 1]; C],
     format: PhantomData<F>,
@@ -83,7 +83,8 @@ impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
         // SAFETY: see `Rows`; the activations have a super-block of sixteen times sixteen columns.
         unsafe {
             let w = w.map(|w| [w]);
-            group::<1, C>(&w, &self.scales[i * F::GROUPS / 16], self.x.add(i * 16 * C), &mut self.sums);
+            let scale = &self.scales[i * F::GROUPS / 16];
+            group::<F, 1, C>(&w, scale, self.x.add(i * 16 * C), self.off.map(|off| off.add(i)), &mut self.sums);
         }
     }
 }
@@ -109,7 +110,8 @@ impl<F: Format> tiles::Tile for Tile<F> {
             unsafe {
                 F::scales(rows, b * F::BYTES, &mut scales, 0);
                 let (x, sums) = (job.q256.q.words(first, b * 256), [[_mm512_setzero_si512(); 1]; C]);
-                let mut multiply = Multiply::<F, C> { x, scales: &scales.scales, sums, format: PhantomData };
+                let off = sums_of(job, &job.q256.sum16, first, b);
+                let mut multiply = Multiply::<F, C> { x, off, scales: &scales.scales, sums, format: PhantomData };
                 F::weights(rows, b * F::BYTES, &mut multiply);
                 settle::<F, 1, C>(job, &scales, &multiply.sums, b, first, &mut acc);
             }
@@ -146,8 +148,10 @@ impl<F: Format> tiles::Tile for Tile<F> {
                 let x = job.q256.q.words(first, (start + b) * 256);
                 let mut sums = [[_mm512_setzero_si512(); HALVES]; C];
                 let words = 64 / F::GROUPS;
+                let off = sums_of::<C>(job, if F::GROUPS == 16 { &job.q256.sum16 } else { &job.q256.sum32 }, first, start + b);
                 for (g, scale) in block.scales.scales[..F::GROUPS].iter().enumerate() {
-                    group::<HALVES, C>(&block.q[g * words..][..words], scale, x.add(g * words * 4 * C), &mut sums);
+                    let (w, x) = (&block.q[g * words..][..words], x.add(g * words * 4 * C));
+                    group::<F, HALVES, C>(w, scale, x, off.map(|off| off.add(g)), &mut sums);
                 }
                 settle::<F, HALVES, C>(job, &block.scales, &sums, start + b, first, &mut acc);
             }
@@ -156,18 +160,35 @@ impl<F: Format> tiles::Tile for Tile<F> {
     }
 }
 
-/// Adds the products of a group, or of a part of one, times its scale.
+/// Where the sums of super-block `b` of rows `first..first + C` lie in `sums`, which has as many of each super-block.
+#[inline(always)]
+fn sums_of<const C: usize>(job: &Job<'_>, sums: &[i16], first: usize, b: usize) -> [*const i16; C] {
+    let blocks = job.matrix.cols() / 256;
+    let each = sums.len() / (job.q256.d.len()).max(1);
+    std::array::from_fn(|c| sums[((first + c) * blocks + b) * each..].as_ptr())
+}
+
+/// Adds the products of a group, or of a part of one, times its scale. `off` are the activations' sums, which an offset of the
+/// weights is taken off by.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
-unsafe fn group<const H: usize, const C: usize>(
+unsafe fn group<F: Format, const H: usize, const C: usize>(
     w: &[[__m512i; H]],
     scale: &[__m512i; H],
     x: *const i8,
+    off: [*const i16; C],
     sums: &mut [[__m512i; H]; C],
 ) {
     // SAFETY: the caller enables the instructions; `x` is so many columns of `C` input rows.
     unsafe {
         let mut group = [[_mm512_setzero_si512(); H]; C];
+        if let Some(offset) = F::OFFSET {
+            for c in 0..C {
+                let sum = _mm512_srai_epi32::<16>(_mm512_set1_epi16(*off[c]));
+                let shifted = _mm512_sll_epi32(sum, _mm_cvtsi32_si128(offset as i32));
+                group[c] = [_mm512_sub_epi32(_mm512_setzero_si512(), shifted); H];
+            }
+        }
         for (k, w) in w.iter().enumerate() {
             for c in 0..C {
                 let x = four(x.add((k * C + c) * 4));
@@ -184,7 +205,7 @@ unsafe fn group<const H: usize, const C: usize>(
     }
 }
 
-/// Adds a super-block's sums to those of the row, and what minimums and offsets make.
+/// Adds a super-block's sums to those of the row, and what minimums make.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
 unsafe fn settle<F: Format, const H: usize, const C: usize>(
@@ -198,26 +219,21 @@ unsafe fn settle<F: Format, const H: usize, const C: usize>(
     // SAFETY: the caller enables the instructions, block `b` and rows `first..first + C` exist in the activations.
     unsafe {
         let (x, cols) = (job.q256, job.matrix.cols());
+        let of_groups = sums_of::<C>(job, if F::GROUPS == 16 { &x.sum16 } else { &x.sum32 }, first, b);
         for c in 0..C {
-            let mut mins = [_mm512_setzero_si512(); H];
-            if F::MIN || F::OFFSET.is_some() {
-                let sums = if F::GROUPS == 16 { &x.sum16 } else { &x.sum32 };
-                let sums = sums.as_ptr().add((first + c) * (cols / 256 * F::GROUPS) + b * F::GROUPS);
+            let d = _mm512_set1_ps(*x.d.as_ptr().add((first + c) * (cols / 256) + b));
+            for h in 0..H {
+                acc[c][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c][h]), _mm512_mul_ps(scales.d[h], d), acc[c][h]);
+            }
+            if F::MIN {
+                let mut mins = [_mm512_setzero_si512(); H];
                 for (p, min) in scales.mins[..F::GROUPS / 2].iter().enumerate() {
-                    let two = four(sums.add(2 * p).cast());
+                    let two = four(of_groups[c].add(2 * p).cast());
                     for h in 0..H {
                         mins[h] = _mm512_dpwssd_epi32(mins[h], min[h], two);
                     }
                 }
-            }
-            let d = _mm512_set1_ps(*x.d.as_ptr().add((first + c) * (cols / 256) + b));
-            for h in 0..H {
-                let mut sum = sums[c][h];
-                if let Some(offset) = F::OFFSET {
-                    sum = _mm512_sub_epi32(sum, _mm512_sll_epi32(mins[h], _mm_cvtsi32_si128(offset as i32)));
-                }
-                acc[c][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scales.d[h], d), acc[c][h]);
-                if F::MIN {
+                for h in 0..H {
                     acc[c][h] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins[h]), _mm512_mul_ps(scales.dmin[h], d), acc[c][h]);
                 }
             }
@@ -243,17 +259,12 @@ unsafe fn six_bits<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h
     }
 }
 
-/// Signed scales for each 16 weights, also as the minimums' place wants them.
+/// Signed scales for each 16 weights.
 #[inline(always)]
 unsafe fn signed_scales<const H: usize>(scales: [__m512i; 4], to: &mut Scales<H>, h: usize) {
-    // SAFETY: the caller's promises.
-    unsafe {
-        for g in 0..16 {
-            to.scales[g][h] = byte_signed(scales[g / 4], g as u32 % 4);
-        }
-        for p in 0..8 {
-            to.mins[p][h] = pair_signed(scales[p / 2], p as i8 % 2 * 2);
-        }
+    for g in 0..16 {
+        // SAFETY: the caller's promises.
+        to.scales[g][h] = unsafe { byte_signed(scales[g / 4], g as u32 % 4) };
     }
 }
 
@@ -455,10 +466,6 @@ impl Format for Iq4Xs {
                 let high = _mm512_and_si512(_mm512_srl_epi32(first, _mm_cvtsi32_si128(16 + 2 * g)), _mm512_set1_epi32(3));
                 let scale = _mm512_or_si512(low, _mm512_slli_epi32::<4>(high));
                 to.scales[g as usize][h] = _mm512_sub_epi32(scale, _mm512_set1_epi32(32));
-            }
-            for p in 0..4 {
-                let (low, high) = (to.scales[2 * p][h], to.scales[2 * p + 1][h]);
-                to.mins[p][h] = _mm512_mask_blend_epi16(0xAAAA_AAAA, low, _mm512_slli_epi32::<16>(high));
             }
         }
     }

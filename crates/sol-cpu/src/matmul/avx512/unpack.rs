@@ -172,13 +172,6 @@ pub(super) unsafe fn pair(words: __m512i, i: i8) -> __m512i {
     unsafe { in_lanes(words, [i, -1, i + 1, -1]) }
 }
 
-/// As [`pair`], signed.
-#[inline(always)]
-pub(super) unsafe fn pair_signed(words: __m512i, i: i8) -> __m512i {
-    // SAFETY: see the module.
-    unsafe { _mm512_srai_epi16::<8>(in_lanes(words, [-1, i, -1, i + 1])) }
-}
-
 /// Bytes of each 32-bit lane by their numbers in it; -1 makes a zero.
 #[inline(always)]
 pub(super) unsafe fn in_lanes(words: __m512i, bytes: [i8; 4]) -> __m512i {
