@@ -61,11 +61,58 @@ impl Interleaved {
         unsafe { self.q.as_ptr().add(Self::at(self.n, self.cols, first, col)) }
     }
 
+    /// As [`Interleaved::words`], for `C` rows.
+    ///
+    /// # Safety
+    /// As there, and there are so many rows: as many as lie interleaved from `first` on, or twice so many.
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn beside<const C: usize>(&self, first: usize, col: usize) -> Words<C> {
+        const { assert!(C <= 2 * BESIDE) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let words = self.words(first, col);
+            Words([words, if C > BESIDE { self.words(first + BESIDE, col) } else { words }])
+        }
+    }
+
     /// Columns `N b .. N b + N` of a row.
     pub(super) fn block<const N: usize>(&self, row: usize, b: usize) -> [i8; N] {
         let first = row / BESIDE * BESIDE;
         let words = self.q[Self::at(self.n, self.cols, first, b * N)..].as_chunks::<4>().0;
         std::array::from_fn(|i| words[i / 4 * BESIDE.min(self.n - first) + row - first][i % 4])
+    }
+}
+
+/// Where the activations of `C` rows lie, of one group of rows that lie interleaved or of two.
+#[derive(Clone, Copy)]
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Words<const C: usize>([*const i8; 2]);
+
+#[cfg(target_arch = "x86_64")]
+impl<const C: usize> Words<C> {
+    const FIRST: usize = if C > BESIDE { BESIDE } else { C };
+
+    /// Four columns, the `k`-th of such, of row `c`.
+    ///
+    /// # Safety
+    /// There are such.
+    #[inline(always)]
+    pub(super) unsafe fn at(&self, k: usize, c: usize) -> *const i8 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match c < Self::FIRST {
+                true => self.0[0].add((k * Self::FIRST + c) * 4),
+                false => self.0[1].add((k * (C - Self::FIRST) + c - Self::FIRST) * 4),
+            }
+        }
+    }
+
+    /// So many columns further on, a multiple of 4.
+    #[inline(always)]
+    pub(super) fn skip(self, columns: usize) -> Self {
+        let [a, b] = self.0;
+        Self([a.wrapping_add(columns * Self::FIRST), b.wrapping_add(columns * (C - Self::FIRST))])
     }
 }
 

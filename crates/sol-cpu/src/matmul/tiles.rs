@@ -32,7 +32,7 @@ pub(super) trait Lanes {
     /// Its lanes.
     const COUNT: usize;
 
-    /// Input rows up to which unpacking the weights again for each [`WIDTH`] of them is faster than a panel.
+    /// Input rows up to which unpacking the weights again for each few of them is faster than a panel.
     const UNPACKED: usize;
 
     /// Stores sums, with the bias.
@@ -66,6 +66,12 @@ pub(super) trait Tile {
 
     /// A panel block: [`HALVES`] vectors of rows of one block, interleaved. Any bytes are valid.
     type Block;
+
+    /// Computes a block with few input rows: [`by_four`] or [`by_eight`] of them at a time.
+    ///
+    /// # Safety
+    /// As [`run`].
+    unsafe fn unpacked(job: &Job<'_>, block: &Block);
 
     /// Adds the products of a vector of whole weight rows, from `row` on, with input rows `first..first + C`.
     ///
@@ -149,17 +155,7 @@ pub(super) unsafe fn run<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Pane
     // SAFETY: the caller's promises.
     unsafe {
         if block.columns.len() <= T::Lanes::UNPACKED {
-            for row in block.rows.clone().step_by(T::Lanes::COUNT) {
-                let rows = row..block.rows.end.min(row + T::Lanes::COUNT);
-                for first in block.columns.clone().step_by(WIDTH) {
-                    match block.columns.end - first {
-                        1 => few::<T, 1>(job, &rows, first),
-                        2 => few::<T, 2>(job, &rows, first),
-                        3 => few::<T, 3>(job, &rows, first),
-                        _ => few::<T, WIDTH>(job, &rows, first),
-                    }
-                }
-            }
+            T::unpacked(job, block);
             return;
         }
         for start in block.columns.clone().step_by(PASS) {
@@ -168,6 +164,31 @@ pub(super) unsafe fn run<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Pane
         }
     }
 }
+
+/// Ways through a block for which weights are unpacked again for each few input rows: so many.
+macro_rules! unpacked {
+    ($name:ident, $most:literal: $($count:literal)*) => {
+        /// # Safety
+        /// As [`run`].
+        pub(super) unsafe fn $name<T: Tile>(job: &Job<'_>, block: &Block) {
+            for row in block.rows.clone().step_by(T::Lanes::COUNT) {
+                let rows = row..block.rows.end.min(row + T::Lanes::COUNT);
+                for first in block.columns.clone().step_by($most) {
+                    // SAFETY: the caller's promises.
+                    unsafe {
+                        match block.columns.end - first {
+                            $($count => few::<T, $count>(job, &rows, first),)*
+                            _ => few::<T, $most>(job, &rows, first),
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+unpacked!(by_four, 4: 1 2 3);
+unpacked!(by_eight, 8: 1 2 3 4 5 6 7);
 
 /// # Safety
 /// As [`run`]; input rows `first..first + C` exist.

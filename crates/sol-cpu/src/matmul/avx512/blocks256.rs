@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::super::activations::Words;
 use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
 use super::unpack::{OFFSET_8, both, byte, byte_signed, field, fields, four, half, halves, levels, pair, word, words16};
@@ -69,7 +70,7 @@ impl<const H: usize> Sink for Store<'_, H> {
 
 /// Times the activations of `C` input rows, at once: weights that meet few rows are not worth storing.
 struct Multiply<'a, F, const C: usize> {
-    x: *const i8,
+    x: Words<C>,
     /// The activations' sums of 16.
     off: [*const i16; C],
     scales: &'a [[__m512i; 1]; 16],
@@ -84,7 +85,7 @@ impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
         unsafe {
             let w = w.map(|w| [w]);
             let scale = &self.scales[i * F::GROUPS / 16];
-            group::<F, 1, C>(&w, scale, self.x.add(i * 16 * C), self.off.map(|off| off.add(i)), &mut self.sums);
+            group::<F, 1, C>(&w, scale, self.x.skip(i * 16), self.off.map(|off| off.add(i)), &mut self.sums);
         }
     }
 }
@@ -100,6 +101,11 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     type Block = Block<HALVES>;
 
+    unsafe fn unpacked(job: &Job<'_>, block: &super::super::Block) {
+        // SAFETY: the caller's promises.
+        unsafe { tiles::by_eight::<Self>(job, block) }
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
         let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
@@ -109,7 +115,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
             // SAFETY: block `b` lies within each row and within the activations.
             unsafe {
                 F::scales(rows, b * F::BYTES, &mut scales, 0);
-                let (x, sums) = (job.q256.q.words(first, b * 256), [[_mm512_setzero_si512(); 1]; C]);
+                let (x, sums) = (job.q256.q.beside(first, b * 256), [[_mm512_setzero_si512(); 1]; C]);
                 let off = sums_of(job, &job.q256.sum16, first, b);
                 let mut multiply = Multiply::<F, C> { x, off, scales: &scales.scales, sums, format: PhantomData };
                 F::weights(rows, b * F::BYTES, &mut multiply);
@@ -145,12 +151,12 @@ impl<F: Format> tiles::Tile for Tile<F> {
             ahead.fetch();
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
             unsafe {
-                let x = job.q256.q.words(first, (start + b) * 256);
+                let x = job.q256.q.beside::<C>(first, (start + b) * 256);
                 let mut sums = [[_mm512_setzero_si512(); HALVES]; C];
                 let words = 64 / F::GROUPS;
                 let off = sums_of::<C>(job, if F::GROUPS == 16 { &job.q256.sum16 } else { &job.q256.sum32 }, first, start + b);
                 for (g, scale) in block.scales.scales[..F::GROUPS].iter().enumerate() {
-                    let (w, x) = (&block.q[g * words..][..words], x.add(g * words * 4 * C));
+                    let (w, x) = (&block.q[g * words..][..words], x.skip(g * words * 4));
                     group::<F, HALVES, C>(w, scale, x, off.map(|off| off.add(g)), &mut sums);
                 }
                 settle::<F, HALVES, C>(job, &block.scales, &sums, start + b, first, &mut acc);
@@ -175,11 +181,11 @@ fn sums_of<const C: usize>(job: &Job<'_>, sums: &[i16], first: usize, b: usize) 
 unsafe fn group<F: Format, const H: usize, const C: usize>(
     w: &[[__m512i; H]],
     scale: &[__m512i; H],
-    x: *const i8,
+    x: Words<C>,
     off: [*const i16; C],
     sums: &mut [[__m512i; H]; C],
 ) {
-    // SAFETY: the caller enables the instructions; `x` is so many columns of `C` input rows.
+    // SAFETY: the caller enables the instructions; `x` has as many columns.
     unsafe {
         let mut group = [[_mm512_setzero_si512(); H]; C];
         if let Some(offset) = F::OFFSET {
@@ -191,7 +197,7 @@ unsafe fn group<F: Format, const H: usize, const C: usize>(
         }
         for (k, w) in w.iter().enumerate() {
             for c in 0..C {
-                let x = four(x.add((k * C + c) * 4));
+                let x = four(x.at(k, c));
                 for h in 0..H {
                     group[c][h] = _mm512_dpbusd_epi32(group[c][h], w[h], x);
                 }

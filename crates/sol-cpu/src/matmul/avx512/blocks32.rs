@@ -75,6 +75,11 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     type Block = Block<HALVES>;
 
+    unsafe fn unpacked(job: &Job<'_>, block: &super::super::Block) {
+        // SAFETY: the caller's promises.
+        unsafe { tiles::by_eight::<Self>(job, block) }
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
         let (rows, blocks) = (&Rows::new(job.matrix, row), job.matrix.cols() / 32);
@@ -146,7 +151,7 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
     unsafe {
         let (x, cols) = (job.q32, job.matrix.cols());
         let at = |c: usize| (first + c) * (cols / 32) + b;
-        let q = x.q.words(first, b * 32);
+        let q = x.q.beside::<C>(first, b * 32);
         let mut sums = [[_mm512_setzero_si512(); H]; C];
         if let Some(offset) = F::OFFSET {
             for c in 0..C {
@@ -157,7 +162,7 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
         }
         for (k, w) in block.q.iter().take(hidden(8)).enumerate() {
             for c in 0..C {
-                let x = four(q.add((k * C + c) * 4));
+                let x = four(q.at(k, c));
                 for h in 0..H {
                     sums[c][h] = _mm512_dpbusd_epi32(sums[c][h], w[h], x);
                 }
