@@ -266,15 +266,13 @@ unsafe fn many<T: Tile, const C: usize>(
 ) {
     // SAFETY: the caller's promises.
     unsafe {
-        let mut sums: Sums<Vector<T>, HALVES, C> = std::mem::zeroed();
-        if start > 0 {
-            sums.copy_from_slice(&between[..C]);
+        let sums: &mut Sums<Vector<T>, HALVES, C> = between.first_chunk_mut().expect("C is at most WIDTH");
+        if start == 0 {
+            *sums = std::mem::zeroed();
         }
-        T::many(job, panel, start, first, &mut sums, ahead);
+        T::many(job, panel, start, first, sums, ahead);
         if last {
-            T::Lanes::finish(job, rows.clone(), first, &sums);
-        } else {
-            between[..C].copy_from_slice(&sums);
+            T::Lanes::finish(job, rows.clone(), first, sums);
         }
     }
 }
