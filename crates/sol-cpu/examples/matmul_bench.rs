@@ -49,7 +49,7 @@ fn main() {
     counts.iter().for_each(|n| print!(" {:>9}", format!("n={n}")));
     println!();
     for dtype in TYPES.iter().filter(|t| wanted(t)) {
-        for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (5120, 5120)] {
+        for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (5120, 5120), (5120, 17920)] {
             let shown = shape_of.as_ref().is_none_or(|s| *s == format!("{rows}x{cols}"));
             if shown && cols % dtype.block_len() == 0 {
                 shape(&pool, *dtype, rows, cols, &counts);

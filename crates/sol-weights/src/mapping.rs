@@ -59,6 +59,10 @@ impl Mapping {
         // it, and take lengths from the mapping, so no invariant of Rust code rests on the contents. Pages that the file
         // loses are the guard's concern.
         let map = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(|e| Error::io("map", path)(explained(e, len)))?;
+        // A wish: of a file that is not in memory yet, systems that can then read and map 2 MB at a time, which is faster now
+        // (fewer, larger reads) and later (fewer pages to look up).
+        #[cfg(target_os = "linux")]
+        drop(map.advise(Advice::HugePage));
         let guard = Guard::new(&map).map_err(Error::io("map", path))?;
         Ok(Some(Self { guard, map, file, path: path.to_owned(), opened }))
     }

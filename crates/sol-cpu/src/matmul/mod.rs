@@ -22,7 +22,6 @@ mod split;
 mod tiles;
 
 use std::fmt;
-use std::sync::atomic::AtomicUsize;
 
 use sol_compute::{ComputeError, MatrixData};
 use sol_weights::{Bytes, DType};
@@ -33,7 +32,7 @@ use crate::shared::SharedMut;
 use activations::{Blocks32, Blocks256, Classes};
 use isa::Level;
 use panel::Panel;
-use split::{Block, FEW, Grid, Queue, shares};
+use split::{Block, Drawn, FEW, Grid, Queue, shares};
 
 pub use isa::Isa;
 
@@ -121,7 +120,7 @@ pub struct Scratch {
     classes: Classes,
     /// One a thread.
     panels: Vec<Panel>,
-    drawn: Vec<AtomicUsize>,
+    drawn: Vec<Drawn>,
 }
 
 impl Scratch {
@@ -197,7 +196,7 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
         if n <= FEW {
             let sizes = jobs.clone().map(|job| (job.matrix.rows, job.matrix.row_bytes));
             pool.run(|thread| {
-                // SAFETY: each share uses its own panel.
+                // SAFETY: each thread uses its own panel.
                 let panel = &mut unsafe { panels.slice(thread..thread + 1) }[0];
                 for (job, rows) in jobs.clone().zip(shares(sizes.clone(), thread, pool.threads())) {
                     // SAFETY: the shares do not overlap.
@@ -205,14 +204,13 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
                 }
             });
         } else {
-            let grid = Grid::new(jobs.clone().map(|job| job.matrix.rows), n, pool.threads());
-            let queue = &Queue::new(&mut scratch.drawn, grid.len(jobs.clone().map(|job| job.matrix.rows)), pool.threads());
+            let rows = jobs.clone().map(|job| job.matrix.rows);
+            let grid = Grid::new(rows.clone(), n, pool.threads());
+            let queue = Queue::new(&mut scratch.drawn, grid.len(rows.clone()), pool.threads());
             pool.run(|thread| {
-                // SAFETY: each share uses its own panel.
+                // SAFETY: each thread uses its own panel.
                 let panel = &mut unsafe { panels.slice(thread..thread + 1) }[0];
-                while let Some((part, block)) =
-                    queue.draw(thread).and_then(|i| grid.block(i, jobs.clone().map(|job| job.matrix.rows)))
-                {
+                while let Some((part, block)) = queue.draw(thread).and_then(|i| grid.block(i, rows.clone())) {
                     let job = jobs.clone().nth(part).expect("the grid's parts are the jobs");
                     // SAFETY: the blocks do not overlap, and each number is drawn once.
                     unsafe { job.run(isa, block, panel) };

@@ -87,18 +87,23 @@ impl Grid {
     }
 }
 
+/// How many of a share have been drawn, in a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Drawn(AtomicUsize);
+
 /// The numbers of blocks as threads draw them: each its share in order, so that what it fetches ahead is what it needs next, and
 /// then what is left of others' shares.
 pub(super) struct Queue<'a> {
     /// Of each share.
-    drawn: &'a [AtomicUsize],
+    drawn: &'a [Drawn],
     len: usize,
 }
 
 impl<'a> Queue<'a> {
-    pub(super) fn new(drawn: &'a mut Vec<AtomicUsize>, len: usize, threads: usize) -> Self {
-        drawn.resize_with(threads, AtomicUsize::default);
-        drawn.iter_mut().for_each(|drawn| *drawn.get_mut() = 0);
+    pub(super) fn new(drawn: &'a mut Vec<Drawn>, len: usize, threads: usize) -> Self {
+        drawn.resize_with(threads, Drawn::default);
+        drawn.iter_mut().for_each(|drawn| *drawn.0.get_mut() = 0);
         Self { drawn, len }
     }
 
@@ -106,7 +111,7 @@ impl<'a> Queue<'a> {
         let threads = self.drawn.len();
         (thread..threads).chain(0..thread).find_map(|share| {
             let start = self.len * share / threads;
-            let number = start + self.drawn[share].fetch_add(1, Ordering::Relaxed);
+            let number = start + self.drawn[share].0.fetch_add(1, Ordering::Relaxed);
             (number < self.len * (share + 1) / threads).then_some(number)
         })
     }
