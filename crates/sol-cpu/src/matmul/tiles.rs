@@ -119,7 +119,7 @@ impl Ahead {
     pub(super) const EVERY: usize = 256;
 
     /// Some bytes of some rows of the matrix, in so many times.
-    fn new(matrix: &Matrix, rows: Range<usize>, bytes: Range<usize>, times: usize) -> Self {
+    pub(super) fn new(matrix: &Matrix, rows: Range<usize>, bytes: Range<usize>, times: usize) -> Self {
         let rows = rows.start..rows.end.min(matrix.rows());
         let lines = (rows.len() * (bytes.len().div_ceil(Self::LINE) + 1)).div_ceil(times);
         let row = if rows.is_empty() { std::ptr::null() } else { matrix.row(rows.start)[bytes.start..].as_ptr() };

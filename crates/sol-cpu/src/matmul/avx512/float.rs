@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::super::activations::Classes;
 use super::super::avx2::float::{Bf16, F16, F32, Float, Piece, padded, pieces, settle, weights};
 use super::super::portable::DEPTH;
+use super::super::tiles::Ahead;
 use super::super::{Block, Job, Matrix, Panel, avx2};
 use super::unpack::{halves, transpose};
 use super::{Rows, live};
@@ -133,10 +134,16 @@ unsafe fn many<F: Columns>(job: &Job<'_>, x: &Classes, block: &Block, panel: &mu
                 // SAFETY: the caller's promises.
                 unsafe { pack::<F>(job.matrix, row + 16 * half, &piece, panel, half) };
             }
+            let (next, start) = if piece.end < piece.cols { (row, piece.end) } else { (row + 16 * TALL, 0) };
+            let end = piece.cols.min(start + DEPTH);
+            let (bytes, times) =
+                (start * size_of::<F::Bits>()..end * size_of::<F::Bits>(), ORDER.len() * columns.len().div_ceil(WIDE));
+            let mut ahead = Ahead::new(job.matrix, next..next + 16 * TALL, bytes, times);
             for (turn, class) in ORDER.into_iter().enumerate() {
                 let weights = &panel[class * steps..][..steps];
                 for first in columns.clone().step_by(WIDE) {
                     let x = x.class(piece.start..piece.end, class, first);
+                    ahead.fetch();
                     let sums = &mut sums[first - columns.start..];
                     macro_rules! strip {
                         ($($c:literal)*) => {
