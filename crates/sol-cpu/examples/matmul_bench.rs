@@ -41,7 +41,7 @@ fn main() {
     let only = args.next().map(|t| t.to_lowercase());
     let wanted = |dtype: &DType| only.as_ref().is_none_or(|only| only.split(',').any(|o| dtype.name().to_lowercase() == o));
     let counts = args.next().unwrap_or("4,8,16,64,512".into());
-    let counts: Vec<usize> = counts.split(',').map(|n| n.parse().expect("ROWS are numbers")).collect();
+    let counts: Vec<usize> = counts.split(',').map(|n| n.parse().expect("ROWS are numbers")).filter(|n| *n > 0).collect();
     let shape_of = args.next();
     let pool = Pool::new(threads).expect("threads start");
     println!("{}, {threads} threads", simd_name());

@@ -208,7 +208,7 @@ fn a_row_does_not_depend_on_its_neighbours_or_the_threads() {
     }
 }
 
-/// Blocks of all the rows that they may have, the last one smaller; weights unpacked whole and in pieces.
+/// Blocks of all the rows that they may have, the last one smaller; more input rows than one unpacking serves.
 #[test]
 fn tall_matrices_give_the_bits_of_single_rows() {
     let (rows, cols, pool) = (401, 2304, Pool::new(1).unwrap());
@@ -217,8 +217,8 @@ fn tall_matrices_give_the_bits_of_single_rows() {
             let random = &mut Random(11);
             let matrix = matrix(dtype, rows, cols, weights(dtype, rows, cols, random));
             let bias: Vec<f32> = (0..rows).map(|_| random.float()).collect();
-            let x: Vec<f32> = (0..70 * cols).map(|_| random.float()).collect();
-            for n in [21, 70] {
+            let x: Vec<f32> = (0..270 * cols).map(|_| random.float()).collect();
+            for n in [21, 270] {
                 let many = product(&pool, isa, &matrix, Some(&bias), &x[..n * cols]);
                 for i in [0, 3, 4, n - 2, n - 1] {
                     let single = product(&pool, isa, &matrix, Some(&bias), &x[i * cols..][..cols]);
@@ -239,7 +239,7 @@ fn parts_share_their_input_and_nothing_else() {
         let pool = Pool::new(3).unwrap();
         let mut scratch = Scratch::with_isa(isa);
         // Fewer rows after more: what an earlier call left in the scratch must not matter.
-        for n in [20, 1, 6] {
+        for n in [33, 20, 1, 25, 6] {
             let x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
             let mut outs: Vec<Vec<f32>> = matrices.iter().map(|m| vec![f32::NAN; n * m.rows()]).collect();
             let mut parts: Vec<Part<'_>> =
@@ -256,7 +256,7 @@ fn parts_share_their_input_and_nothing_else() {
 fn what_is_not_finite_stays_in_its_row() {
     for isa in Isa::available() {
         for dtype in TYPES {
-            let (rows, cols, n, random) = (20, 768, 7, &mut Random(1));
+            let (rows, cols, n, random) = (20, 768, 25, &mut Random(1));
             let matrix = matrix(dtype, rows, cols, weights(dtype, rows, cols, random));
             let mut x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
             let pool = Pool::new(2).unwrap();
@@ -282,7 +282,7 @@ fn weights_of_any_bits_are_defined() {
             let (rows, cols, random) = (18, 768, &mut Random(2));
             let bytes = (0..dtype.bytes_for(rows * cols).unwrap()).map(|_| random.next() as u8).collect();
             let matrix = matrix(dtype, rows, cols, bytes);
-            for n in [1, 8] {
+            for n in [1, 8, 25] {
                 let x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
                 let (pool, portable) = (Pool::new(1).unwrap(), Isa::available()[0]);
                 let (got, twin) = (product(&pool, isa, &matrix, None, &x), product(&pool, portable, &matrix, None, &x));
@@ -301,11 +301,13 @@ fn empty_shapes_are_harmless() {
     for isa in Isa::available() {
         for dtype in TYPES {
             assert!(product(&pool, isa, &matrix(dtype, 0, 256, vec![]), None, &[1.0; 512]).is_empty());
-            let mut out = [f32::NAN; 6];
             let matrix = matrix(dtype, 3, 0, vec![]);
-            let part = Part { matrix: &matrix, bias: Some(&[1.0, 2.0, 3.0]), out: &mut out };
-            linear(&pool, &mut Scratch::with_isa(isa), &[], 2, &mut [part]);
-            assert_eq!(out, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0], "{dtype} {isa}");
+            for n in [2, 9, 25] {
+                let mut out = vec![f32::NAN; 3 * n];
+                let part = Part { matrix: &matrix, bias: Some(&[1.0, 2.0, 3.0]), out: &mut out };
+                linear(&pool, &mut Scratch::with_isa(isa), &[], n, &mut [part]);
+                assert_eq!(out, [1.0, 2.0, 3.0].repeat(n), "{dtype} {isa} n={n}");
+            }
         }
         linear(&pool, &mut Scratch::with_isa(isa), &[], 0, &mut []);
     }

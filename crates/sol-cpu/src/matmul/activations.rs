@@ -1,4 +1,5 @@
-//! Activations as the integer kernels read them: 8-bit numbers in blocks with one scale, and the blocks' sums.
+//! Activations as the kernels read them. Integer ones: 8-bit numbers in blocks with one scale, and the blocks' sums. Those of
+//! floats that have an output in each lane: [`Classes`].
 //!
 //! A block of activations `x` becomes `d * q` with `d = max|x| / 127` and `q = round(x / d)`, ties to even. A block that holds
 //! an infinity or NaN becomes NaN as a whole (`d = NaN`, `q = 0`): its row's result is NaN then, and no other row's.
@@ -64,7 +65,7 @@ impl Interleaved {
     /// As [`Interleaved::words`], for `C` rows.
     ///
     /// # Safety
-    /// As there, and there are so many rows: as many as lie interleaved from `first` on, or twice so many.
+    /// As there, and `C` rows are all that lie interleaved from `first` on, or these and all of the next group.
     #[inline(always)]
     #[cfg(target_arch = "x86_64")]
     pub(super) unsafe fn beside<const C: usize>(&self, first: usize, col: usize) -> Words<C> {
@@ -196,12 +197,12 @@ impl Blocks256 {
 /// Rows of floats as kernels read them that have an output in each lane: of [`DEPTH`] columns at a time, those that are 0 modulo
 /// 8 of every row, then those that are 1, and so on. Zeros fill the last columns up to a multiple of 8.
 #[derive(Default)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels read rows as they lie"))]
 pub(super) struct Classes {
     x: Vec<f32>,
     n: usize,
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels read rows as they lie"))]
 impl Classes {
     /// Reorders `n` rows of `cols` values.
     pub(super) fn fill(&mut self, pool: &Pool, x: &[f32], n: usize, cols: usize) {

@@ -225,7 +225,7 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
 fn by_class(isa: Isa, n: usize) -> bool {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => n > avx512::FEW_FLOATS,
+        Level::Avx512 => n > avx512::FLOATS_IN_PLACE,
         _ => false,
     }
 }
@@ -241,6 +241,7 @@ struct Job<'a> {
     q32: &'a Blocks32,
     q256: &'a Blocks256,
     /// Where the kernels want them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels read rows as they lie"))]
     classes: Option<&'a Classes>,
     out: SharedMut<'a, f32>,
 }

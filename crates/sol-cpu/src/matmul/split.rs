@@ -72,9 +72,13 @@ impl Grid {
     }
 
     /// Block `i` and which part it is of, if there are so many.
-    pub(super) fn block(&self, i: usize, parts: impl Iterator<Item = usize>) -> Option<(usize, Block)> {
-        let pieces = self.n.div_ceil(self.columns);
-        let (mut i, piece) = (i / pieces, i % pieces);
+    pub(super) fn block(&self, i: usize, parts: impl Iterator<Item = usize> + Clone) -> Option<(usize, Block)> {
+        // Neighbouring numbers are neighbouring rows.
+        let tall = parts.clone().map(|rows| rows.div_ceil(self.rows)).sum::<usize>().max(1);
+        let (mut i, piece) = (i % tall, i / tall);
+        if piece >= self.n.div_ceil(self.columns) {
+            return None;
+        }
         for (part, rows) in parts.enumerate() {
             let blocks = rows.div_ceil(self.rows);
             if i < blocks {
@@ -87,7 +91,7 @@ impl Grid {
     }
 }
 
-/// How many of a share have been drawn, in a cache line of its own.
+/// How often a share has been drawn from, in a cache line of its own.
 #[derive(Default)]
 #[repr(align(128))]
 pub(super) struct Drawn(AtomicUsize);

@@ -160,7 +160,8 @@ pub(super) unsafe fn run<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Pane
         }
         for start in block.columns.clone().step_by(PASS) {
             let columns = start..block.columns.end.min(start + PASS);
-            panels::<T>(job, &Block { rows: block.rows.clone(), columns }, panel);
+            let next = if columns.end < block.columns.end { block.rows.start } else { block.rows.end };
+            panels::<T>(job, &Block { rows: block.rows.clone(), columns }, next, panel);
         }
     }
 }
@@ -202,9 +203,11 @@ unsafe fn few<T: Tile, const C: usize>(job: &Job<'_>, rows: &Range<usize>, first
     }
 }
 
+/// With panels. `next` is the first row of what comes after this block.
+///
 /// # Safety
 /// As [`run`].
-unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
+unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, next: usize, panel: &mut Panel) {
     const { assert!(Panel::COLS.is_multiple_of(T::COLS) && T::COLS.is_multiple_of(T::BLOCK)) };
     let (blocks, height) = (job.matrix.cols() / T::BLOCK, T::Lanes::COUNT);
     let strips = || block.rows.clone().step_by(HALVES * height);
@@ -218,16 +221,16 @@ unsafe fn panels<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
         let mut sums = sums.iter_mut();
         for row in strips() {
             let rows = row..block.rows.end.min(row + HALVES * height);
-            let (next, from) = match (rows.end < block.rows.end, end < blocks) {
+            let (to_come, from) = match (rows.end < block.rows.end, end < blocks) {
                 (true, _) => (rows.end, start),
                 (false, true) => (block.rows.start, end),
-                (false, false) => (rows.end, 0),
+                (false, false) => (next, 0),
             };
             let bytes = |block: usize| blocks.min(block) * (job.matrix.row_bytes / blocks.max(1));
-            let (next, bytes) = (next..next + HALVES * height, bytes(from)..bytes(from + at_once));
+            let (to_come, bytes) = (to_come..to_come + HALVES * height, bytes(from)..bytes(from + at_once));
             let ahead = &mut Ahead::new(
                 job.matrix,
-                next,
+                to_come,
                 bytes,
                 groups().len() * ((end - start) * T::BLOCK).div_ceil(Ahead::EVERY).max(1),
             );
@@ -281,7 +284,7 @@ unsafe fn many<T: Tile, const C: usize>(
 #[derive(Clone, Copy)]
 pub(super) struct Rows<const N: usize> {
     rows: [*const u8; N],
-    /// Where the rows after them start.
+    /// Where the rows after them start; null where nothing is fetched ahead.
     next: *const u8,
 }
 

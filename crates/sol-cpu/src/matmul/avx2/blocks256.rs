@@ -178,7 +178,6 @@ impl<F: Format> tiles::Tile for Tile<F> {
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
             unsafe {
-                rows.prefetch(b * F::BYTES, F::BYTES);
                 F::scales(rows, b * F::BYTES, &mut block.scales, half);
                 F::weights(rows, b * F::BYTES, &mut Store { q: &mut block.q, h: half });
             }

@@ -67,10 +67,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
         let rows = &Rows::still(matrix, row);
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
-            let (q, d, min) = unsafe {
-                rows.prefetch(b * F::BYTES, F::BYTES);
-                F::read(rows, b * F::BYTES)
-            };
+            let (q, d, min) = unsafe { F::read(rows, b * F::BYTES) };
             for (to, q) in block.q.iter_mut().zip(q) {
                 to[half] = q;
             }

@@ -11,7 +11,7 @@ const TALL: usize = 4;
 const WIDE: usize = 3;
 
 /// From one decoded row to the next: rows must not all fall into the same cache sets.
-pub(in super::super) const PITCH: usize = DEPTH + 16;
+const PITCH: usize = DEPTH + 16;
 
 /// A number format. Its functions are to be inlined into kernels that enable AVX2 and F16C.
 pub(in super::super) trait Float {

@@ -116,7 +116,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
             unsafe {
                 F::scales(rows, b * F::BYTES, &mut scales, 0);
                 let (x, sums) = (job.q256.q.beside(first, b * 256), [[_mm512_setzero_si512(); 1]; C]);
-                let off = sums_of(job, &job.q256.sum16, first, b);
+                let off = sums_of(job, &job.q256.sum16, 16, first, b);
                 let mut multiply = Multiply::<F, C> { x, off, scales: &scales.scales, sums, format: PhantomData };
                 F::weights(rows, b * F::BYTES, &mut multiply);
                 settle::<F, 1, C>(job, &scales, &multiply.sums, b, first, &mut acc);
@@ -154,7 +154,13 @@ impl<F: Format> tiles::Tile for Tile<F> {
                 let x = job.q256.q.beside::<C>(first, (start + b) * 256);
                 let mut sums = [[_mm512_setzero_si512(); HALVES]; C];
                 let words = 64 / F::GROUPS;
-                let off = sums_of::<C>(job, if F::GROUPS == 16 { &job.q256.sum16 } else { &job.q256.sum32 }, first, start + b);
+                let off = sums_of::<C>(
+                    job,
+                    if F::GROUPS == 16 { &job.q256.sum16 } else { &job.q256.sum32 },
+                    F::GROUPS,
+                    first,
+                    start + b,
+                );
                 for (g, scale) in block.scales.scales[..F::GROUPS].iter().enumerate() {
                     let (w, x) = (&block.q[g * words..][..words], x.skip(g * words * 4));
                     group::<F, HALVES, C>(w, scale, x, off.map(|off| off.add(g)), &mut sums);
@@ -166,12 +172,15 @@ impl<F: Format> tiles::Tile for Tile<F> {
     }
 }
 
-/// Where the sums of super-block `b` of rows `first..first + C` lie in `sums`, which has as many of each super-block.
+/// Where the sums of super-block `b` of rows `first..first + C` lie in `sums`, which has `each` of a super-block.
+///
+/// # Safety
+/// There are such rows and super-blocks.
 #[inline(always)]
-fn sums_of<const C: usize>(job: &Job<'_>, sums: &[i16], first: usize, b: usize) -> [*const i16; C] {
+unsafe fn sums_of<const C: usize>(job: &Job<'_>, sums: &[i16], each: usize, first: usize, b: usize) -> [*const i16; C] {
     let blocks = job.matrix.cols() / 256;
-    let each = sums.len() / (job.q256.d.len()).max(1);
-    std::array::from_fn(|c| sums[((first + c) * blocks + b) * each..].as_ptr())
+    // SAFETY: the caller's promise.
+    std::array::from_fn(|c| unsafe { sums.as_ptr().add(((first + c) * blocks + b) * each) })
 }
 
 /// Adds the products of a group, or of a part of one, times its scale. `off` are the activations' sums, which an offset of the
@@ -185,7 +194,7 @@ unsafe fn group<F: Format, const H: usize, const C: usize>(
     off: [*const i16; C],
     sums: &mut [[__m512i; H]; C],
 ) {
-    // SAFETY: the caller enables the instructions; `x` has as many columns.
+    // SAFETY: the caller enables the instructions; `x` has as many columns, `off` is a sum of each row.
     unsafe {
         let mut group = [[_mm512_setzero_si512(); H]; C];
         if let Some(offset) = F::OFFSET {
@@ -225,7 +234,7 @@ unsafe fn settle<F: Format, const H: usize, const C: usize>(
     // SAFETY: the caller enables the instructions, block `b` and rows `first..first + C` exist in the activations.
     unsafe {
         let (x, cols) = (job.q256, job.matrix.cols());
-        let of_groups = sums_of::<C>(job, if F::GROUPS == 16 { &x.sum16 } else { &x.sum32 }, first, b);
+        let of_groups = sums_of::<C>(job, if F::GROUPS == 16 { &x.sum16 } else { &x.sum32 }, F::GROUPS, first, b);
         for c in 0..C {
             let d = _mm512_set1_ps(*x.d.as_ptr().add((first + c) * (cols / 256) + b));
             for h in 0..H {

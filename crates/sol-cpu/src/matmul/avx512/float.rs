@@ -14,7 +14,7 @@ use super::unpack::{halves, transpose};
 use super::{Rows, live};
 
 /// Input rows up to which weights are decoded where they are used.
-pub(in super::super) const FEW: usize = 20;
+pub(in super::super) const IN_PLACE: usize = 20;
 
 /// A number format, as sixteen rows read it. Its functions are to be inlined into kernels that enable AVX-512.
 pub(super) trait Columns: Float {
@@ -113,7 +113,7 @@ const TALL: usize = 2;
 const WIDE: usize = 12;
 
 /// A vector of weight rows for each of [`TALL`].
-type Tile = [__m512; TALL];
+type Weights = [__m512; TALL];
 
 /// The order in which the sums of columns modulo 8 are added up, see [`add_class`].
 const ORDER: [usize; 8] = [0, 4, 2, 6, 1, 5, 3, 7];
@@ -125,7 +125,7 @@ const ORDER: [usize; 8] = [0, 4, 2, 6, 1, 5, 3, 7];
 unsafe fn many<F: Columns>(job: &Job<'_>, x: &Classes, block: &Block, panel: &mut Panel) {
     let columns = block.columns.clone();
     // SAFETY: any bytes are floats, and all are written before use.
-    let (panel, sums) = unsafe { panel.with_sums::<Tile, Between>(DEPTH, columns.len()) };
+    let (panel, sums) = unsafe { panel.with_sums::<Weights, Between>(DEPTH, columns.len()) };
     for row in block.rows.clone().step_by(16 * TALL) {
         let rows = row..block.rows.end.min(row + 16 * TALL);
         pieces(job.matrix.cols(), |piece| {
@@ -134,7 +134,7 @@ unsafe fn many<F: Columns>(job: &Job<'_>, x: &Classes, block: &Block, panel: &mu
                 // SAFETY: the caller's promises.
                 unsafe { pack::<F>(job.matrix, row + 16 * half, &piece, panel, half) };
             }
-            let (next, start) = if piece.end < piece.cols { (row, piece.end) } else { (row + 16 * TALL, 0) };
+            let (next, start) = if piece.end < piece.cols { (row, piece.end) } else { (rows.end, 0) };
             let end = piece.cols.min(start + DEPTH);
             let (bytes, times) =
                 (start * size_of::<F::Bits>()..end * size_of::<F::Bits>(), ORDER.len() * columns.len().div_ceil(WIDE));
@@ -167,8 +167,8 @@ unsafe fn many<F: Columns>(job: &Job<'_>, x: &Classes, block: &Block, panel: &mu
 /// # Safety
 /// As [`run`].
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn pack<F: Columns>(matrix: &Matrix, row: usize, piece: &Piece, panel: &mut [Tile], half: usize) {
-    let (rows, len, size) = (Rows::new(matrix, row), piece.end - piece.start, size_of::<F::Bits>());
+unsafe fn pack<F: Columns>(matrix: &Matrix, row: usize, piece: &Piece, panel: &mut [Weights], half: usize) {
+    let (rows, len, size) = (Rows::still(matrix, row), piece.end - piece.start, size_of::<F::Bits>());
     let steps = len.div_ceil(8);
     for k in 0..len / 8 {
         // SAFETY: the columns lie within each row.
@@ -198,7 +198,7 @@ unsafe fn pack<F: Columns>(matrix: &Matrix, row: usize, piece: &Piece, panel: &m
 }
 
 /// What is kept of an input row between the classes of a piece.
-type Between = [Tile; 3];
+type Between = [Weights; 3];
 
 /// A class's products of a panel with `C` input rows from `first` on, whose activations start at `x`, added to what `between`
 /// holds of the classes before.
@@ -209,7 +209,7 @@ type Between = [Tile; 3];
 #[allow(clippy::too_many_arguments, clippy::needless_range_loop, reason = "the same numbers index several arrays")]
 unsafe fn strip<const C: usize>(
     job: &Job<'_>,
-    weights: &[Tile],
+    weights: &[Weights],
     x: *const f32,
     rows: &Range<usize>,
     first: usize,
@@ -281,13 +281,13 @@ unsafe fn add_piece(job: &Job<'_>, rows: &Range<usize>, h: usize, column: usize,
 const PAIRS: usize = 4;
 
 /// Input rows that share the decoding of the weights.
-const BESIDE: usize = 6;
+const SHARING: usize = 6;
 
 /// # Safety
 /// As [`run`].
 unsafe fn few<F: Columns>(job: &Job<'_>, block: &Block) {
     // As many in each group.
-    let groups = block.columns.len().div_ceil(BESIDE).max(1);
+    let groups = block.columns.len().div_ceil(SHARING).max(1);
     let width = block.columns.len().div_ceil(groups).max(1);
     for first in block.rows.clone().step_by(2 * PAIRS) {
         let rows = first..block.rows.end.min(first + 2 * PAIRS);
@@ -301,7 +301,7 @@ unsafe fn few<F: Columns>(job: &Job<'_>, block: &Block) {
                         3 => pairs::<F, 3>(job, block, &rows, column, &piece),
                         4 => pairs::<F, 4>(job, block, &rows, column, &piece),
                         5 => pairs::<F, 5>(job, block, &rows, column, &piece),
-                        _ => pairs::<F, BESIDE>(job, block, &rows, column, &piece),
+                        _ => pairs::<F, SHARING>(job, block, &rows, column, &piece),
                     }
                 }
             }

@@ -5,14 +5,14 @@
 //! carry an offset here, which the activations' sums take off again: integers, hence the same bits.
 //! With few input rows, each reading of some bytes of the sixteen rows fetches as many of the next sixteen.
 //!
-//! Floats: two rows of eight lanes side by side ([`float`]).
+//! Floats of few input rows: two rows of eight lanes side by side; of many, a lane is an output there too ([`float`]).
 
 mod blocks256;
 mod blocks32;
 mod float;
 mod unpack;
 
-pub(super) use float::FEW as FEW_FLOATS;
+pub(super) use float::IN_PLACE as FLOATS_IN_PLACE;
 
 use std::arch::x86_64::*;
 use std::ops::Range;

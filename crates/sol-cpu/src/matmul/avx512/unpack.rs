@@ -45,7 +45,8 @@ unsafe fn half8(rows: &Rows, i: usize, at: usize) -> __m128i {
     unsafe { _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]) }
 }
 
-/// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each. The next rows are fetched.
+/// 16 bytes of each row: vector `i` of the result is 32-bit word `i` of each. The next rows are fetched, unless
+/// the rows are [`still`](Rows::still).
 #[inline(always)]
 pub(super) unsafe fn words16(rows: &Rows, at: usize) -> [__m512i; 4] {
     rows.prefetch(at, 16);
