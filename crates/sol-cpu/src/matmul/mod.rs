@@ -221,13 +221,13 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
 }
 
 /// Whether the kernels of float weights read `n` input rows as [`Classes`].
-#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 fn by_class(isa: Isa, n: usize) -> bool {
-    match isa.level() {
+    let rows_as_they_lie = match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => n > avx512::FLOATS_IN_PLACE,
-        _ => false,
-    }
+        Level::Avx512 => avx512::FLOATS_IN_PLACE,
+        _ => usize::MAX,
+    };
+    n > rows_as_they_lie
 }
 
 /// Parts of one [`linear`] that share a region of the pool.

@@ -35,6 +35,12 @@ pub(super) trait Lanes {
     /// Input rows up to which unpacking the weights again for each few of them is faster than a panel.
     const UNPACKED: usize;
 
+    /// Computes a block with so few input rows: [`by_four`] or [`by_eight`] of them at a time, as many sums as there is room for.
+    ///
+    /// # Safety
+    /// As [`run`].
+    unsafe fn unpacked<T: Tile<Lanes = Self>>(job: &Job<'_>, block: &Block);
+
     /// Stores sums, with the bias.
     ///
     /// # Safety
@@ -66,12 +72,6 @@ pub(super) trait Tile {
 
     /// A panel block: [`HALVES`] vectors of rows of one block, interleaved. Any bytes are valid.
     type Block;
-
-    /// Computes a block with few input rows: [`by_four`] or [`by_eight`] of them at a time.
-    ///
-    /// # Safety
-    /// As [`run`].
-    unsafe fn unpacked(job: &Job<'_>, block: &Block);
 
     /// Adds the products of a vector of whole weight rows, from `row` on, with input rows `first..first + C`.
     ///
@@ -155,7 +155,7 @@ pub(super) unsafe fn run<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Pane
     // SAFETY: the caller's promises.
     unsafe {
         if block.columns.len() <= T::Lanes::UNPACKED {
-            T::unpacked(job, block);
+            T::Lanes::unpacked::<T>(job, block);
             return;
         }
         for start in block.columns.clone().step_by(PASS) {

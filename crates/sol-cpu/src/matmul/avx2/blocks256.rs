@@ -137,11 +137,6 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     type Block = Block<HALVES>;
 
-    unsafe fn unpacked(job: &Job<'_>, block: &super::super::Block) {
-        // SAFETY: the caller's promises.
-        unsafe { tiles::by_four::<Self>(job, block) }
-    }
-
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
         let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);

@@ -70,6 +70,11 @@ impl tiles::Lanes for Lanes {
 
     const UNPACKED: usize = 12;
 
+    unsafe fn unpacked<T: tiles::Tile<Lanes = Self>>(job: &Job<'_>, block: &Block) {
+        // SAFETY: the caller's promises.
+        unsafe { tiles::by_four::<T>(job, block) }
+    }
+
     #[target_feature(enable = "avx2")]
     unsafe fn finish<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &Sums<H, C>) {
         for h in 0..H {

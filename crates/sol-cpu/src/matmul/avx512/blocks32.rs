@@ -75,11 +75,6 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     type Block = Block<HALVES>;
 
-    unsafe fn unpacked(job: &Job<'_>, block: &super::super::Block) {
-        // SAFETY: the caller's promises.
-        unsafe { tiles::by_eight::<Self>(job, block) }
-    }
-
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
         let (rows, blocks) = (&Rows::new(job.matrix, row), job.matrix.cols() / 32);
@@ -160,6 +155,7 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
                 sums[c] = [_mm512_sub_epi32(_mm512_setzero_si512(), shifted); H];
             }
         }
+        // Unrolled, all would be loaded first, and the sums of the row would lie on the stack meanwhile.
         for (k, w) in block.q.iter().take(hidden(8)).enumerate() {
             for c in 0..C {
                 let x = four(q.at(k, c));

@@ -78,6 +78,11 @@ impl tiles::Lanes for Lanes {
 
     const UNPACKED: usize = 8;
 
+    unsafe fn unpacked<T: tiles::Tile<Lanes = Self>>(job: &Job<'_>, block: &Block) {
+        // SAFETY: the caller's promises.
+        unsafe { tiles::by_eight::<T>(job, block) }
+    }
+
     #[target_feature(enable = "avx512f")]
     unsafe fn finish<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &Sums<H, C>) {
         for h in 0..H {
