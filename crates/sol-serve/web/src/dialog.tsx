@@ -1,7 +1,7 @@
 // A window over the page, which the browser keeps the focus in and Esc closes.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { Icon } from "./icons";
 import { dialog } from "./state";
 
@@ -9,7 +9,8 @@ export const close = () => (dialog.value = undefined);
 
 export function Dialog({ title, children }: { title: string; children: ComponentChildren }) {
   const box = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  // Before the browser draws: a key that comes right behind the click is meant for it.
+  useLayoutEffect(() => {
     const before = document.activeElement as HTMLElement | null;
     box.current!.showModal();
     return () => before?.focus();

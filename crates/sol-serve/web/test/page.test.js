@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import axe from "axe-core";
-import { answered, ask, launch, open, says, serve, shot, stream } from "./stage.js";
+import { answered, ask, launch, open, says, serve, settings, shot, stream } from "./stage.js";
 
 // Without vectors: an answer of 2,048 tokens is still being written when it is looked at.
 const SLOWLY = { SOL_ISA: "portable" };
@@ -53,7 +53,7 @@ test("ask, stop, again, edit, reload", async () => {
   await until(async () => (await running(slow.url)) === 0);
 
   // Again, no longer than the settings allow, and with its figures.
-  await page.getByRole("button", { name: "Settings" }).click();
+  await settings(page);
   await page.getByLabel("Longest answer").fill("12");
   await page.getByLabel("Seed").fill("7");
   await page.getByRole("button", { name: "Close" }).click();
@@ -194,7 +194,7 @@ test("text that is hard to parse does not stop the page", async () => {
   const { page, context, faults } = await open(browser, tiny.url, { routes: { [CHAT]: says(texts.join("\n\n")) } });
   await ask(page, "x");
   await answered(page);
-  await page.getByRole("button", { name: "Settings" }).click();
+  await settings(page);
   await page.getByRole("heading", { name: "Settings" }).waitFor();
   assert.deepEqual(faults, []);
   await context.close();
@@ -232,7 +232,7 @@ test("what is asked: the conversation, the settings, the system prompt where the
     },
   };
   const { page, context, faults } = await open(browser, tiny.url, { routes });
-  await page.getByRole("button", { name: "Settings" }).click();
+  await settings(page);
   await page.getByLabel("System prompt").fill("Be brief.");
   for (const [label, value] of [["Temperature", "0.7"], ["Top p", "0.9"], ["Top k", "40"], ["Min p", "0.05"], ["Repetition penalty", "1.1"], ["Longest answer", "99"], ["Seed", "3"]]) {
     await page.getByLabel(label).fill(value);
@@ -268,7 +268,7 @@ test("what is asked: the conversation, the settings, the system prompt where the
     routes: { ...routes, "v1/models": (route) => route.fulfill({ json: { object: "list", data } }) },
   });
   await other.page.getByLabel("Model").selectOption("b");
-  await other.page.getByRole("button", { name: "Settings" }).click();
+  await settings(other.page);
   assert.equal(await other.page.getByLabel("System prompt").count(), 0);
   await other.page.keyboard.press("Escape");
   await ask(other.page, "One");
@@ -291,7 +291,7 @@ test("a model that comes into memory when it is asked", async () => {
     const first = system ? { role: "system", content: system } : { role: "user", content: "One" };
     assert.deepEqual([asked[0].model, asked[0].messages[0]], ["chat-tiny", first]);
     await page.locator(".context", { hasText: "of 512" }).waitFor();
-    await page.getByRole("button", { name: "Settings" }).click();
+    await settings(page);
     assert.equal(await page.getByLabel("System prompt").inputValue(), system ?? "");
     assert.deepEqual(faults, []);
     await context.close();
@@ -405,7 +405,7 @@ test("light and dark, wide and narrow, with nothing that shuts anybody out", asy
         await page.keyboard.press("Escape");
         await page.locator("aside").waitFor({ state: "detached" });
       }
-      await page.getByRole("button", { name: "Settings" }).click();
+      await settings(page);
       await check("settings");
       await page.keyboard.press("Escape");
       // The switch wins over the system, and is remembered.

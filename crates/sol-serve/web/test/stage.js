@@ -72,6 +72,12 @@ export async function ask(page, text) {
   await box.press("Enter");
 }
 
+/** Opens the settings; only an open window takes Esc. */
+export async function settings(page) {
+  await page.getByRole("button", { name: "Settings" }).click();
+  await page.getByRole("dialog").waitFor();
+}
+
 /** The last answer once nothing more comes. */
 export async function answered(page) {
   const answer = page.locator(".answer").last();
