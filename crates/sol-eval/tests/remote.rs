@@ -418,18 +418,18 @@ fn who_wants_to_stop_does_not_wait_for_a_slow_server() {
         Ok(())
     });
     assert!(matches!(result, Err(Error::Interrupted)));
-    assert!(answered.get().unwrap().elapsed() < Duration::from_secs(1));
+    assert!(answered.get().unwrap().elapsed() < Duration::from_secs(5));
 
     // Nor does a pause between two tries hold anybody up; and the caller's own error ends it too.
     let (url, _) = serve(|_, body, before| if before == 0 { Reply::new(200, echo(body)) } else { Reply::new(503, "") });
     let slow = || RemoteOptions { backoff: Duration::from_secs(30), concurrency: 1, ..options(&url) };
     let started = Instant::now();
     let result = Remote::new(slow()).unwrap().answer(&questions(), &|| false, &mut |_, _| Err(Error::Interrupted));
-    assert!(matches!(result, Err(Error::Interrupted)) && started.elapsed() < Duration::from_secs(1));
+    assert!(matches!(result, Err(Error::Interrupted)) && started.elapsed() < Duration::from_secs(5));
     let started = Instant::now();
     let stop = || started.elapsed() > Duration::from_millis(100);
     let result = Remote::new(slow()).unwrap().answer(&questions(), &stop, &mut |_, _| Ok(()));
-    assert!(matches!(result, Err(Error::Interrupted)) && started.elapsed() < Duration::from_secs(1));
+    assert!(matches!(result, Err(Error::Interrupted)) && started.elapsed() < Duration::from_secs(5));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use spoilt::{Gguf, Hf, Spoilt, Stored};
 fn refused(model: &impl Spoilt, words: &[&str]) {
     let start = Instant::now();
     let message = model.refusal();
-    assert!(start.elapsed() < Duration::from_secs(1), "slow: {message}");
+    assert!(start.elapsed() < Duration::from_secs(5), "slow: {message}");
     for word in words {
         assert!(message.contains(word), "'{word}' is not in: {message}");
     }
@@ -323,7 +323,7 @@ fn survives(model: &impl Spoilt) {
     if let Ok(loaded) = model.load() {
         loaded.logits(&[0, 1, 0]);
     }
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 fn runner(cases: u32) -> TestRunner {

@@ -89,7 +89,7 @@ fn no_server_is_noticed_at_once() {
     let error = machine.fail("org/m");
     assert!(error.contains("cannot be reached: the connection was refused"), "{error}");
     assert!(error.contains("HF_ENDPOINT"), "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(1));
+    assert!(begin.elapsed() < Duration::from_secs(5));
 
     // RFC 6761: .invalid never resolves.
     let error = Machine::new("http://hub.invalid").fail("org/m");

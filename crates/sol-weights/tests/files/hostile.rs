@@ -20,7 +20,7 @@ fn refused(name: &str, bytes: &[u8], mentions: &[&str]) -> Error {
 fn refused_path(path: &Path, names: &str, mentions: &[&str]) -> Error {
     let start = Instant::now();
     let error = Checkpoint::open(path).expect_err("it must be refused");
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let message = error.to_string();
     for mention in mentions.iter().chain([&names]) {
         assert!(message.contains(mention), "`{mention}` is not in: {message}");
