@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::super::activations::Words;
 use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
-use super::unpack::{OFFSET_8, both, byte, byte_signed, field, fields, four, half, halves, levels, pair, word, words16};
+use super::unpack::{OFFSET_8, Read, both, byte, byte_signed, eight, field, fields, four, halves, levels_of, pair};
 use super::{COLS, Lanes, Rows, Sums};
 
 /// The scales of a super-block of `16 * H` interleaved rows.
@@ -41,16 +41,17 @@ pub(super) trait Format {
     const MIN: bool = false;
 
     /// Interleaves the scales of the super-block at byte `at` into half `h`.
-    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize);
+    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize);
 
-    /// Interleaves the weights, unsigned, of the super-block at byte `at`, sixteen columns at a time.
-    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink);
+    /// Interleaves the weights, unsigned, of the super-block at byte `at`, a few columns at a time.
+    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink);
 }
 
 /// Where interleaved weights go.
 pub(super) trait Sink {
-    /// Columns `16 i .. 16 i + 16` of sixteen rows, each `i` of sixteen once, in any order. To be inlined as a [`Format`].
-    unsafe fn sixteen(&mut self, i: usize, w: [__m512i; 4]);
+    /// Columns from `col` on, in order: 16 or 32, a multiple of as many, which each lie in one vector or in several whole ones. All
+    /// columns once, in any order. To be inlined as a [`Format`].
+    unsafe fn columns(&mut self, col: usize, w: &[__m512i]);
 }
 
 /// Into half `h` of a panel.
@@ -61,9 +62,9 @@ struct Store<'a, const H: usize> {
 
 impl<const H: usize> Sink for Store<'_, H> {
     #[inline(always)]
-    unsafe fn sixteen(&mut self, i: usize, w: [__m512i; 4]) {
-        for (to, w) in self.q[4 * i..4 * i + 4].iter_mut().zip(w) {
-            to[self.h] = w;
+    unsafe fn columns(&mut self, col: usize, w: &[__m512i]) {
+        for (to, w) in self.q[col / 4..][..w.len()].iter_mut().zip(w) {
+            to[self.h] = *w;
         }
     }
 }
@@ -80,13 +81,68 @@ struct Multiply<'a, F, const C: usize> {
 
 impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
     #[inline(always)]
-    unsafe fn sixteen(&mut self, i: usize, w: [__m512i; 4]) {
-        // SAFETY: see `Rows`; the activations have a super-block of sixteen times sixteen columns.
+    unsafe fn columns(&mut self, col: usize, w: &[__m512i]) {
+        // SAFETY: see `Rows`; the activations have a super-block's columns.
         unsafe {
-            let w = w.map(|w| [w]);
-            let scale = &self.scales[i * F::GROUPS / 16];
-            group::<F, 1, C>(&w, scale, self.x.skip(i * 16), self.off.map(|off| off.add(i)), &mut self.sums);
+            let w = [[w[0]], [w[1]], [w[2]], [w[3]]];
+            let scale = &self.scales[col * F::GROUPS / 256];
+            group::<F, 1, C>(&w, scale, self.x.skip(col), self.off.map(|off| off.add(col / 16)), &mut self.sums);
         }
+    }
+}
+
+/// Times the activations of one input row, eight weight rows of two lanes each.
+struct MultiplyOne<'a, F> {
+    x: *const i8,
+    off: *const i16,
+    scales: &'a [[__m512i; 1]; 16],
+    sums: __m512i,
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Sink for MultiplyOne<'_, F> {
+    #[inline(always)]
+    unsafe fn columns(&mut self, col: usize, w: &[__m512i]) {
+        // An offset is taken off 16 columns at a time.
+        let each = if F::GROUPS == 16 || F::OFFSET.is_some() { 16 } else { 32 };
+        for (col, w) in (col..).step_by(each).zip(w.chunks(each / 8)) {
+            // SAFETY: as above.
+            unsafe {
+                let mut sums = _mm512_setzero_si512();
+                if let Some(offset) = F::OFFSET {
+                    let sum = i32::from(*self.off.add(col / 16)) << offset;
+                    sums = _mm512_maskz_set1_epi32(0x5555, -sum);
+                }
+                for (k, w) in w.iter().enumerate() {
+                    sums = _mm512_dpbusd_epi32(sums, *w, eight(self.x.add(col + 8 * k)));
+                }
+                let scale = self.scales[col * F::GROUPS / 256][0];
+                self.sums = _mm512_add_epi32(self.sums, _mm512_mullo_epi32(sums, scale));
+            }
+        }
+    }
+}
+
+/// The sums of whole weight rows `row .. row + 8`, two lanes each, with one input row.
+///
+/// # Safety
+/// As [`Tile::few`].
+#[inline(always)]
+unsafe fn one<F: Format>(job: &Job<'_>, row: usize, first: usize) -> __m512 {
+    let rows = &tiles::Rows::<8>::new(job.matrix, row);
+    // SAFETY: any bytes are scales; block `b` lies within each row and within the activations.
+    unsafe {
+        let (mut scales, mut acc): (Scales<1>, Sums<1, 1>) = std::mem::zeroed();
+        for b in 0..job.matrix.cols() / 256 {
+            F::scales(rows, b * F::BYTES, &mut scales, 0);
+            let [off] = sums_of::<1>(job, &job.q256.sum16, 16, first, b);
+            let (x, sums) = (job.q256.q.beside::<1>(first, b * 256).at(0, 0), _mm512_setzero_si512());
+            let mut multiply = MultiplyOne::<F> { x, off, scales: &scales.scales, sums, format: PhantomData };
+            F::weights(rows, b * F::BYTES, &mut multiply);
+            let sums = _mm512_add_epi32(multiply.sums, _mm512_shuffle_epi32::<0xB1>(multiply.sums));
+            settle::<F, 1, 1>(job, &scales, &[[sums]], b, first, &mut acc);
+        }
+        acc[0][0]
     }
 }
 
@@ -103,6 +159,13 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
+        if C == 1 {
+            // SAFETY: the caller's promises.
+            let [a, b] = unsafe { [one::<F>(job, row, first), one::<F>(job, row + 8, first)] };
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            sums[0][0] = _mm512_permutex2var_ps(a, even, b);
+            return;
+        }
         let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
         // SAFETY: any bytes are scales.
         let mut scales: Scales<1> = unsafe { std::mem::zeroed() };
@@ -253,10 +316,10 @@ unsafe fn settle<F: Format, const H: usize, const C: usize>(
 
 /// Scales and minimums of Q4_K and Q5_K, which share their first 16 bytes.
 #[inline(always)]
-unsafe fn six_bits<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+unsafe fn six_bits<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
     // SAFETY: the caller's promises.
     unsafe {
-        let [dd, a, b, c] = words16(rows, at);
+        let [dd, a, b, c] = rows.words(at);
         (to.d[h], to.dmin[h]) = halves(dd);
         let scales = [field::<0>(a, 63), _mm512_or_si512(field::<0>(c, 15), field::<2>(a, 0x30))];
         let mins = [field::<0>(b, 63), _mm512_or_si512(field::<4>(c, 15), field::<2>(b, 0x30))];
@@ -286,20 +349,20 @@ impl Format for Q4K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe { six_bits(rows, at, to, h) };
     }
 
     #[inline(always)]
-    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
-        for i in 0..8 {
+    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+        for i in 0..128 / R::WIDTH {
+            let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
             unsafe {
-                let v = words16(rows, at + 16 + 16 * i);
-                let k = i / 2 * 4 + i % 2;
-                to.sixteen(k, fields::<0>(v, 15));
-                to.sixteen(k + 2, fields::<4>(v, 15));
+                let (v, col) = (rows.bytes(at + 16 + byte), byte / 32 * 64 + byte % 32);
+                to.columns(col, &fields::<0>(v, 15));
+                to.columns(col + 32, &fields::<4>(v, 15));
             }
         }
     }
@@ -313,22 +376,23 @@ impl Format for Q5K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe { six_bits(rows, at, to, h) };
     }
 
     #[inline(always)]
-    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
-        for half in 0..2 {
+    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+        for i in 0..32 / R::WIDTH {
+            let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
             unsafe {
                 // Bit g of each byte is the fifth bit of group g.
-                let mut high = words16(rows, at + 16 + 16 * half);
-                for i in 0..4 {
-                    let v = words16(rows, at + 48 + 32 * i + 16 * half);
-                    to.sixteen(4 * i + half, both(fields::<0>(v, 15), fields::<-4>(high, 16)));
-                    to.sixteen(4 * i + half + 2, both(fields::<4>(v, 15), fields::<-3>(high, 16)));
+                let mut high = rows.bytes(at + 16 + byte);
+                for two in 0..4 {
+                    let (v, col) = (rows.bytes(at + 48 + 32 * two + byte), 64 * two + byte);
+                    to.columns(col, &both(fields::<0>(v, 15), fields::<-4>(high, 16)));
+                    to.columns(col + 32, &both(fields::<4>(v, 15), fields::<-3>(high, 16)));
                     for high in &mut high {
                         *high = _mm512_srli_epi16::<2>(*high);
                     }
@@ -346,27 +410,27 @@ impl Format for Q6K {
     const OFFSET: Option<u32> = Some(5);
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
-            signed_scales(words16(rows, at + 192), to, h);
-            to.d[h] = half(rows, at + 208);
+            signed_scales(rows.words(at + 192), to, h);
+            to.d[h] = rows.half(at + 208);
         }
     }
 
     #[inline(always)]
-    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
-        for i in 0..4 {
+    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+        for i in 0..64 / R::WIDTH {
+            let (half, byte) = (i * R::WIDTH / 32, i * R::WIDTH % 32);
             // SAFETY: the caller's promises.
             unsafe {
-                let (n, half) = (i / 2, i % 2);
-                let high = words16(rows, at + 128 + 32 * n + 16 * half);
-                let a = words16(rows, at + 64 * n + 16 * half);
-                to.sixteen(8 * n + half, both(fields::<0>(a, 15), fields::<-4>(high, 48)));
-                to.sixteen(8 * n + half + 4, both(fields::<4>(a, 15), fields::<0>(high, 48)));
-                let b = words16(rows, at + 64 * n + 32 + 16 * half);
-                to.sixteen(8 * n + half + 2, both(fields::<0>(b, 15), fields::<-2>(high, 48)));
-                to.sixteen(8 * n + half + 6, both(fields::<4>(b, 15), fields::<2>(high, 48)));
+                let (high, col) = (rows.bytes(at + 128 + 32 * half + byte), 128 * half + byte);
+                let a = rows.bytes(at + 64 * half + byte);
+                to.columns(col, &both(fields::<0>(a, 15), fields::<-4>(high, 48)));
+                to.columns(col + 64, &both(fields::<4>(a, 15), fields::<0>(high, 48)));
+                let b = rows.bytes(at + 64 * half + 32 + byte);
+                to.columns(col + 32, &both(fields::<0>(b, 15), fields::<-2>(high, 48)));
+                to.columns(col + 96, &both(fields::<4>(b, 15), fields::<2>(high, 48)));
             }
         }
     }
@@ -380,11 +444,11 @@ impl Format for Q2K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
-            let both = words16(rows, at);
-            (to.d[h], to.dmin[h]) = halves(word(rows, at + 80));
+            let both = rows.words(at);
+            (to.d[h], to.dmin[h]) = halves(rows.word(at + 80));
             for g in 0..16 {
                 to.scales[g][h] = byte(field::<0>(both[g / 4], 15), g as u32 % 4);
             }
@@ -395,15 +459,16 @@ impl Format for Q2K {
     }
 
     #[inline(always)]
-    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
-        for i in 0..4 {
+    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+        for i in 0..64 / R::WIDTH {
+            let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
             unsafe {
-                let (v, k) = (words16(rows, at + 16 + 16 * i), i / 2 * 8 + i % 2);
-                to.sixteen(k, fields::<0>(v, 3));
-                to.sixteen(k + 2, fields::<2>(v, 3));
-                to.sixteen(k + 4, fields::<4>(v, 3));
-                to.sixteen(k + 6, fields::<6>(v, 3));
+                let (v, col) = (rows.bytes(at + 16 + byte), byte / 32 * 128 + byte % 32);
+                to.columns(col, &fields::<0>(v, 3));
+                to.columns(col + 32, &fields::<2>(v, 3));
+                to.columns(col + 64, &fields::<4>(v, 3));
+                to.columns(col + 96, &fields::<6>(v, 3));
             }
         }
     }
@@ -417,10 +482,10 @@ impl Format for Q3K {
     const OFFSET: Option<u32> = Some(2);
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
-            let (a, b, c) = (word(rows, at + 96), word(rows, at + 100), word(rows, at + 104));
+            let (a, b, c) = (rows.word(at + 96), rows.word(at + 100), rows.word(at + 104));
             let mut scales = [
                 _mm512_or_si512(field::<0>(a, 15), field::<-4>(c, 48)),
                 _mm512_or_si512(field::<0>(b, 15), field::<-2>(c, 48)),
@@ -431,23 +496,24 @@ impl Format for Q3K {
                 *scale = _mm512_sub_epi8(*scale, _mm512_set1_epi8(32));
             }
             signed_scales(scales, to, h);
-            to.d[h] = half(rows, at + 108);
+            to.d[h] = rows.half(at + 108);
         }
     }
 
     #[inline(always)]
-    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
-        for half in 0..2 {
+    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+        for i in 0..32 / R::WIDTH {
+            let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
             unsafe {
                 // Bit g of each byte is the third bit of group g of 32.
-                let mut high = words16(rows, at + 16 * half);
-                for n in 0..2 {
-                    let (v, k) = (words16(rows, at + 32 + 32 * n + 16 * half), 8 * n + half);
-                    to.sixteen(k, both(fields::<0>(v, 3), fields::<-2>(high, 4)));
-                    to.sixteen(k + 2, both(fields::<2>(v, 3), fields::<-1>(high, 4)));
-                    to.sixteen(k + 4, both(fields::<4>(v, 3), fields::<0>(high, 4)));
-                    to.sixteen(k + 6, both(fields::<6>(v, 3), fields::<1>(high, 4)));
+                let mut high = rows.bytes(at + byte);
+                for half in 0..2 {
+                    let (v, col) = (rows.bytes(at + 32 + 32 * half + byte), 128 * half + byte);
+                    to.columns(col, &both(fields::<0>(v, 3), fields::<-2>(high, 4)));
+                    to.columns(col + 32, &both(fields::<2>(v, 3), fields::<-1>(high, 4)));
+                    to.columns(col + 64, &both(fields::<4>(v, 3), fields::<0>(high, 4)));
+                    to.columns(col + 96, &both(fields::<6>(v, 3), fields::<1>(high, 4)));
                     for high in &mut high {
                         *high = _mm512_srli_epi16::<4>(*high);
                     }
@@ -465,10 +531,10 @@ impl Format for Iq4Xs {
     const OFFSET: Option<u32> = Some(OFFSET_8);
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
-            let (first, low) = (word(rows, at), word(rows, at + 4));
+            let (first, low) = (rows.word(at), rows.word(at + 4));
             to.d[h] = halves(first).0;
             for g in 0..8 {
                 // Four bits of group g at 4 g of one word, two at 16 + 2 g of the other.
@@ -481,17 +547,19 @@ impl Format for Iq4Xs {
     }
 
     #[inline(always)]
-    unsafe fn weights(rows: &Rows, at: usize, to: &mut impl Sink) {
-        for i in 0..8 {
+    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+        for i in 0..128 / R::WIDTH {
+            let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
             unsafe {
-                let v = words16(rows, at + 8 + 16 * i);
-                let (mut low, mut high) = (fields::<0>(v, 15), fields::<4>(v, 15));
-                for v in low.iter_mut().chain(&mut high) {
-                    *v = levels(*v);
+                let v = rows.bytes(at + 8 + byte);
+                let (low, high) = (levels_of(fields::<0>(v, 15)), levels_of(fields::<4>(v, 15)));
+                // A group of 32 columns has 16 bytes.
+                let vectors = 4 * 16 / R::WIDTH;
+                for j in 0..R::WIDTH / 16 {
+                    to.columns(2 * byte + 32 * j, &low[j * vectors..][..vectors]);
+                    to.columns(2 * byte + 32 * j + 16, &high[j * vectors..][..vectors]);
                 }
-                to.sixteen(2 * i, low);
-                to.sixteen(2 * i + 1, high);
             }
         }
     }

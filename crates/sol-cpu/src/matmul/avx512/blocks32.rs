@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
-use super::unpack::{OFFSET_8, fields, four, half, halves, in_lanes, levels, unsigned, word, words16};
+use super::unpack::{OFFSET_8, fields, four, half, halves, in_lanes, levels_of, unsigned, word, words16};
 use super::{COLS, Lanes, Rows, Sums, hidden};
 
 /// A block of `16 * H` interleaved rows.
@@ -317,11 +317,9 @@ impl Format for Iq4Nl {
     unsafe fn read(rows: &Rows, at: usize) -> ([__m512i; 8], __m512, __m512) {
         // SAFETY: the caller's promises.
         unsafe {
-            let mut q = nibbles(rows, at + 2);
-            for q in &mut q {
-                *q = levels(*q);
-            }
-            (q, half(rows, at), _mm512_setzero_ps())
+            let v = words16(rows, at + 2);
+            let ([a, b, c, d], [e, f, g, h]) = (levels_of(fields::<0>(v, 15)), levels_of(fields::<4>(v, 15)));
+            ([a, b, c, d, e, f, g, h], half(rows, at), _mm512_setzero_ps())
         }
     }
 }
