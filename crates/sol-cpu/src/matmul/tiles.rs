@@ -294,8 +294,10 @@ impl<const N: usize> Rows<N> {
     /// # Panics
     /// When the matrix has no rows.
     pub(super) fn new(matrix: &Matrix, first: usize) -> Self {
-        let rows: [_; N] = std::array::from_fn(|i| matrix.row((first + i).min(matrix.rows() - 1)).as_ptr());
-        Self { rows, next: rows[0].wrapping_add(N * matrix.row_bytes) }
+        let last = matrix.rows() - 1;
+        let (first, start) = (first.min(last), matrix.row(first.min(last)).as_ptr());
+        let rows = std::array::from_fn(|i| start.wrapping_add(i.min(last - first) * matrix.row_bytes));
+        Self { rows, next: start.wrapping_add(N * matrix.row_bytes) }
     }
 
     /// As [`Rows::new`], for which nothing is fetched ahead.
