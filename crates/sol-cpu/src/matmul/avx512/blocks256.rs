@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::super::activations::Words;
 use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
-use super::unpack::{OFFSET_8, Read, both, byte, byte_signed, eight, field, fields, four, halves, levels_of, pair};
+use super::unpack::{OFFSET_8, Read, Wide, both, byte, byte_signed, eight, field, fields, four, halves, levels_of, pair};
 use super::{COLS, Lanes, Rows, Sums};
 
 /// The scales of a super-block of `16 * H` interleaved rows.
@@ -41,16 +41,15 @@ pub(super) trait Format {
     const MIN: bool = false;
 
     /// Interleaves the scales of the super-block at byte `at` into half `h`.
-    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize);
+    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize);
 
     /// Interleaves the weights, unsigned, of the super-block at byte `at`, a few columns at a time.
-    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink);
+    unsafe fn weights<const N: usize, R: Read<N>>(rows: &R, at: usize, to: &mut impl Sink);
 }
 
 /// Where interleaved weights go.
 pub(super) trait Sink {
-    /// Columns from `col` on, in order: 16 or 32, a multiple of as many, which each lie in one vector or in several whole ones. All
-    /// columns once, in any order. To be inlined as a [`Format`].
+    /// Columns from `col` on, 32 or 16, a multiple of as many. All columns once, in any order. To be inlined as a [`Format`].
     unsafe fn columns(&mut self, col: usize, w: &[__m512i]);
 }
 
@@ -82,12 +81,11 @@ struct Multiply<'a, F, const C: usize> {
 impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
     #[inline(always)]
     unsafe fn columns(&mut self, col: usize, w: &[__m512i]) {
+        let scale = &self.scales[col * F::GROUPS / 256];
         // SAFETY: see `Rows`; the activations have a super-block's columns.
         unsafe {
-            let w = [[w[0]], [w[1]], [w[2]], [w[3]]];
-            let scale = &self.scales[col * F::GROUPS / 256];
-            group::<F, 1, C>(&w, scale, self.x.skip(col), self.off.map(|off| off.add(col / 16)), &mut self.sums);
-        }
+            group::<F, 1, C>(w.as_chunks().0, scale, self.x.skip(col), self.off.map(|off| off.add(col / 16)), &mut self.sums)
+        };
     }
 }
 
@@ -120,6 +118,32 @@ impl<F: Format> Sink for MultiplyOne<'_, F> {
                 self.sums = _mm512_add_epi32(self.sums, _mm512_mullo_epi32(sums, scale));
             }
         }
+    }
+}
+
+/// [`Tile::few`], of these rows.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn multiply<F: Format, const N: usize, const C: usize>(
+    job: &Job<'_>,
+    rows: &impl Read<N>,
+    first: usize,
+    sums: &mut Sums<1, C>,
+) {
+    // SAFETY: any bytes are scales; block `b` lies within each row and within the activations.
+    unsafe {
+        let (mut scales, mut acc): (Scales<1>, _) = (std::mem::zeroed(), *sums);
+        for b in 0..job.matrix.cols() / 256 {
+            F::scales(rows, b * F::BYTES, &mut scales, 0);
+            let (x, sums) = (job.q256.q.beside(first, b * 256), [[_mm512_setzero_si512(); 1]; C]);
+            let off = sums_of(job, &job.q256.sum16, 16, first, b);
+            let mut multiply = Multiply::<F, C> { x, off, scales: &scales.scales, sums, format: PhantomData };
+            F::weights(rows, b * F::BYTES, &mut multiply);
+            settle::<F, 1, C>(job, &scales, &multiply.sums, b, first, &mut acc);
+        }
+        *sums = acc;
     }
 }
 
@@ -166,21 +190,15 @@ impl<F: Format> tiles::Tile for Tile<F> {
             sums[0][0] = _mm512_permutex2var_ps(a, even, b);
             return;
         }
-        let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
-        // SAFETY: any bytes are scales.
-        let mut scales: Scales<1> = unsafe { std::mem::zeroed() };
-        for b in 0..job.matrix.cols() / 256 {
-            // SAFETY: block `b` lies within each row and within the activations.
-            unsafe {
-                F::scales(rows, b * F::BYTES, &mut scales, 0);
-                let (x, sums) = (job.q256.q.beside(first, b * 256), [[_mm512_setzero_si512(); 1]; C]);
-                let off = sums_of(job, &job.q256.sum16, 16, first, b);
-                let mut multiply = Multiply::<F, C> { x, off, scales: &scales.scales, sums, format: PhantomData };
-                F::weights(rows, b * F::BYTES, &mut multiply);
-                settle::<F, 1, C>(job, &scales, &multiply.sums, b, first, &mut acc);
+        let rows = Rows::new(job.matrix, row);
+        // SAFETY: the caller's promises.
+        unsafe {
+            // A whole group at a time is fewer multiplications by its scale, but more vectors to hold.
+            match C > 4 && F::GROUPS == 8 && F::OFFSET.is_none() {
+                true => multiply::<F, 8, C>(job, &Wide(rows), first, sums),
+                false => multiply::<F, 4, C>(job, &rows, first, sums),
             }
         }
-        *sums = acc;
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -316,7 +334,7 @@ unsafe fn settle<F: Format, const H: usize, const C: usize>(
 
 /// Scales and minimums of Q4_K and Q5_K, which share their first 16 bytes.
 #[inline(always)]
-unsafe fn six_bits<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
+unsafe fn six_bits<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
     // SAFETY: the caller's promises.
     unsafe {
         let [dd, a, b, c] = rows.words(at);
@@ -349,20 +367,20 @@ impl Format for Q4K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe { six_bits(rows, at, to, h) };
     }
 
     #[inline(always)]
-    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+    unsafe fn weights<const N: usize, R: Read<N>>(rows: &R, at: usize, to: &mut impl Sink) {
         for i in 0..128 / R::WIDTH {
             let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
             unsafe {
                 let (v, col) = (rows.bytes(at + 16 + byte), byte / 32 * 64 + byte % 32);
-                to.columns(col, &fields::<0>(v, 15));
-                to.columns(col + 32, &fields::<4>(v, 15));
+                to.columns(col, &fields::<0, _>(v, 15));
+                to.columns(col + 32, &fields::<4, _>(v, 15));
             }
         }
     }
@@ -376,13 +394,13 @@ impl Format for Q5K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe { six_bits(rows, at, to, h) };
     }
 
     #[inline(always)]
-    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+    unsafe fn weights<const N: usize, R: Read<N>>(rows: &R, at: usize, to: &mut impl Sink) {
         for i in 0..32 / R::WIDTH {
             let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
@@ -391,8 +409,8 @@ impl Format for Q5K {
                 let mut high = rows.bytes(at + 16 + byte);
                 for two in 0..4 {
                     let (v, col) = (rows.bytes(at + 48 + 32 * two + byte), 64 * two + byte);
-                    to.columns(col, &both(fields::<0>(v, 15), fields::<-4>(high, 16)));
-                    to.columns(col + 32, &both(fields::<4>(v, 15), fields::<-3>(high, 16)));
+                    to.columns(col, &both(fields::<0, _>(v, 15), fields::<-4, _>(high, 16)));
+                    to.columns(col + 32, &both(fields::<4, _>(v, 15), fields::<-3, _>(high, 16)));
                     for high in &mut high {
                         *high = _mm512_srli_epi16::<2>(*high);
                     }
@@ -410,7 +428,7 @@ impl Format for Q6K {
     const OFFSET: Option<u32> = Some(5);
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             signed_scales(rows.words(at + 192), to, h);
@@ -419,18 +437,18 @@ impl Format for Q6K {
     }
 
     #[inline(always)]
-    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+    unsafe fn weights<const N: usize, R: Read<N>>(rows: &R, at: usize, to: &mut impl Sink) {
         for i in 0..64 / R::WIDTH {
             let (half, byte) = (i * R::WIDTH / 32, i * R::WIDTH % 32);
             // SAFETY: the caller's promises.
             unsafe {
                 let (high, col) = (rows.bytes(at + 128 + 32 * half + byte), 128 * half + byte);
                 let a = rows.bytes(at + 64 * half + byte);
-                to.columns(col, &both(fields::<0>(a, 15), fields::<-4>(high, 48)));
-                to.columns(col + 64, &both(fields::<4>(a, 15), fields::<0>(high, 48)));
+                to.columns(col, &both(fields::<0, _>(a, 15), fields::<-4, _>(high, 48)));
+                to.columns(col + 64, &both(fields::<4, _>(a, 15), fields::<0, _>(high, 48)));
                 let b = rows.bytes(at + 64 * half + 32 + byte);
-                to.columns(col + 32, &both(fields::<0>(b, 15), fields::<-2>(high, 48)));
-                to.columns(col + 96, &both(fields::<4>(b, 15), fields::<2>(high, 48)));
+                to.columns(col + 32, &both(fields::<0, _>(b, 15), fields::<-2, _>(high, 48)));
+                to.columns(col + 96, &both(fields::<4, _>(b, 15), fields::<2, _>(high, 48)));
             }
         }
     }
@@ -444,7 +462,7 @@ impl Format for Q2K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let both = rows.words(at);
@@ -459,16 +477,16 @@ impl Format for Q2K {
     }
 
     #[inline(always)]
-    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+    unsafe fn weights<const N: usize, R: Read<N>>(rows: &R, at: usize, to: &mut impl Sink) {
         for i in 0..64 / R::WIDTH {
             let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
             unsafe {
                 let (v, col) = (rows.bytes(at + 16 + byte), byte / 32 * 128 + byte % 32);
-                to.columns(col, &fields::<0>(v, 3));
-                to.columns(col + 32, &fields::<2>(v, 3));
-                to.columns(col + 64, &fields::<4>(v, 3));
-                to.columns(col + 96, &fields::<6>(v, 3));
+                to.columns(col, &fields::<0, _>(v, 3));
+                to.columns(col + 32, &fields::<2, _>(v, 3));
+                to.columns(col + 64, &fields::<4, _>(v, 3));
+                to.columns(col + 96, &fields::<6, _>(v, 3));
             }
         }
     }
@@ -482,7 +500,7 @@ impl Format for Q3K {
     const OFFSET: Option<u32> = Some(2);
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let (a, b, c) = (rows.word(at + 96), rows.word(at + 100), rows.word(at + 104));
@@ -501,7 +519,7 @@ impl Format for Q3K {
     }
 
     #[inline(always)]
-    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+    unsafe fn weights<const N: usize, R: Read<N>>(rows: &R, at: usize, to: &mut impl Sink) {
         for i in 0..32 / R::WIDTH {
             let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
@@ -510,10 +528,10 @@ impl Format for Q3K {
                 let mut high = rows.bytes(at + byte);
                 for half in 0..2 {
                     let (v, col) = (rows.bytes(at + 32 + 32 * half + byte), 128 * half + byte);
-                    to.columns(col, &both(fields::<0>(v, 3), fields::<-2>(high, 4)));
-                    to.columns(col + 32, &both(fields::<2>(v, 3), fields::<-1>(high, 4)));
-                    to.columns(col + 64, &both(fields::<4>(v, 3), fields::<0>(high, 4)));
-                    to.columns(col + 96, &both(fields::<6>(v, 3), fields::<1>(high, 4)));
+                    to.columns(col, &both(fields::<0, _>(v, 3), fields::<-2, _>(high, 4)));
+                    to.columns(col + 32, &both(fields::<2, _>(v, 3), fields::<-1, _>(high, 4)));
+                    to.columns(col + 64, &both(fields::<4, _>(v, 3), fields::<0, _>(high, 4)));
+                    to.columns(col + 96, &both(fields::<6, _>(v, 3), fields::<1, _>(high, 4)));
                     for high in &mut high {
                         *high = _mm512_srli_epi16::<4>(*high);
                     }
@@ -531,7 +549,7 @@ impl Format for Iq4Xs {
     const OFFSET: Option<u32> = Some(OFFSET_8);
 
     #[inline(always)]
-    unsafe fn scales<const H: usize>(rows: &impl Read, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let (first, low) = (rows.word(at), rows.word(at + 4));
@@ -547,15 +565,15 @@ impl Format for Iq4Xs {
     }
 
     #[inline(always)]
-    unsafe fn weights<R: Read>(rows: &R, at: usize, to: &mut impl Sink) {
+    unsafe fn weights<const N: usize, R: Read<N>>(rows: &R, at: usize, to: &mut impl Sink) {
         for i in 0..128 / R::WIDTH {
             let byte = i * R::WIDTH;
             // SAFETY: the caller's promises.
             unsafe {
                 let v = rows.bytes(at + 8 + byte);
-                let (low, high) = (levels_of(fields::<0>(v, 15)), levels_of(fields::<4>(v, 15)));
+                let (low, high) = (levels_of(fields::<0, _>(v, 15)), levels_of(fields::<4, _>(v, 15)));
                 // A group of 32 columns has 16 bytes.
-                let vectors = 4 * 16 / R::WIDTH;
+                let vectors = N * 16 / R::WIDTH;
                 for j in 0..R::WIDTH / 16 {
                     to.columns(2 * byte + 32 * j, &low[j * vectors..][..vectors]);
                     to.columns(2 * byte + 32 * j + 16, &high[j * vectors..][..vectors]);

@@ -188,7 +188,7 @@ unsafe fn nibbles(rows: &Rows, at: usize) -> [__m512i; 8] {
 unsafe fn split(v: [__m512i; 4]) -> [__m512i; 8] {
     // SAFETY: the caller enables the instructions.
     unsafe {
-        let ([a, b, c, d], [e, f, g, h]) = (fields::<0>(v, 15), fields::<4>(v, 15));
+        let ([a, b, c, d], [e, f, g, h]) = (fields::<0, _>(v, 15), fields::<4, _>(v, 15));
         [a, b, c, d, e, f, g, h]
     }
 }
@@ -318,7 +318,7 @@ impl Format for Iq4Nl {
         // SAFETY: the caller's promises.
         unsafe {
             let v = words16(rows, at + 2);
-            let ([a, b, c, d], [e, f, g, h]) = (levels_of(fields::<0>(v, 15)), levels_of(fields::<4>(v, 15)));
+            let ([a, b, c, d], [e, f, g, h]) = (levels_of(fields::<0, _>(v, 15)), levels_of(fields::<4, _>(v, 15)));
             ([a, b, c, d, e, f, g, h], half(rows, at), _mm512_setzero_ps())
         }
     }

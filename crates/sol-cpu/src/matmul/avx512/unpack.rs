@@ -12,12 +12,12 @@ use super::Rows;
 
 /// How bytes of weight rows that are read together become vectors. The next rows are fetched, unless the rows are
 /// [`still`](tiles::Rows::still).
-pub(super) trait Read {
+pub(super) trait Read<const N: usize> {
     /// Bytes of each row that [`Read::bytes`] reads.
     const WIDTH: usize;
 
-    /// [`Read::WIDTH`] bytes of each row, whose lanes of a vector have a quarter of them.
-    unsafe fn bytes(&self, at: usize) -> [__m512i; 4];
+    /// [`Read::WIDTH`] bytes of each row, in order: its lanes of a vector have one `N`-th of them.
+    unsafe fn bytes(&self, at: usize) -> [__m512i; N];
 
     /// 16 bytes of each row: all lanes of a row have 32-bit word `i` of them in vector `i`.
     unsafe fn words(&self, at: usize) -> [__m512i; 4];
@@ -29,7 +29,7 @@ pub(super) trait Read {
     unsafe fn half(&self, at: usize) -> __m512;
 }
 
-impl Read for Rows {
+impl Read<4> for Rows {
     const WIDTH: usize = 16;
 
     #[inline(always)]
@@ -57,8 +57,40 @@ impl Read for Rows {
     }
 }
 
+/// Sixteen rows of which 32 bytes are read together.
+pub(super) struct Wide(pub(super) Rows);
+
+impl Read<8> for Wide {
+    const WIDTH: usize = 32;
+
+    #[inline(always)]
+    unsafe fn bytes(&self, at: usize) -> [__m512i; 8] {
+        // SAFETY: see the module.
+        let ([a, b, c, d], [e, f, g, h]) = unsafe { (words16(&self.0, at), words16(&self.0, at + 16)) };
+        [a, b, c, d, e, f, g, h]
+    }
+
+    #[inline(always)]
+    unsafe fn words(&self, at: usize) -> [__m512i; 4] {
+        // SAFETY: see the module.
+        unsafe { words16(&self.0, at) }
+    }
+
+    #[inline(always)]
+    unsafe fn word(&self, at: usize) -> __m512i {
+        // SAFETY: see the module.
+        unsafe { word(&self.0, at) }
+    }
+
+    #[inline(always)]
+    unsafe fn half(&self, at: usize) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { half(&self.0, at) }
+    }
+}
+
 /// Row `r` has lanes `2 r` and `2 r + 1`: fewer streams of memory, and fewer shuffles, for one input row.
-impl Read for tiles::Rows<8> {
+impl Read<4> for tiles::Rows<8> {
     const WIDTH: usize = 32;
 
     #[inline(always)]
@@ -244,18 +276,22 @@ pub(super) unsafe fn field<const SHIFT: i32>(v: __m512i, mask: u8) -> __m512i {
 
 /// [`field`] of each.
 #[inline(always)]
-pub(super) unsafe fn fields<const SHIFT: i32>(v: [__m512i; 4], mask: u8) -> [__m512i; 4] {
-    // SAFETY: see the module.
-    unsafe { [field::<SHIFT>(v[0], mask), field::<SHIFT>(v[1], mask), field::<SHIFT>(v[2], mask), field::<SHIFT>(v[3], mask)] }
+pub(super) unsafe fn fields<const SHIFT: i32, const N: usize>(mut v: [__m512i; N], mask: u8) -> [__m512i; N] {
+    for v in &mut v {
+        // SAFETY: see the module.
+        *v = unsafe { field::<SHIFT>(*v, mask) };
+    }
+    v
 }
 
 /// Low and high bits together.
 #[inline(always)]
-pub(super) unsafe fn both(a: [__m512i; 4], b: [__m512i; 4]) -> [__m512i; 4] {
-    // SAFETY: see the module.
-    unsafe {
-        [_mm512_or_si512(a[0], b[0]), _mm512_or_si512(a[1], b[1]), _mm512_or_si512(a[2], b[2]), _mm512_or_si512(a[3], b[3])]
+pub(super) unsafe fn both<const N: usize>(mut a: [__m512i; N], b: [__m512i; N]) -> [__m512i; N] {
+    for (a, b) in a.iter_mut().zip(b) {
+        // SAFETY: see the module.
+        *a = unsafe { _mm512_or_si512(*a, b) };
     }
+    a
 }
 
 /// What signed bytes are given to be unsigned: [`levels_of`] and [`unsigned`] do.
@@ -280,9 +316,12 @@ unsafe fn levels(index: __m512i) -> __m512i {
 
 /// [`levels`] of each.
 #[inline(always)]
-pub(super) unsafe fn levels_of(v: [__m512i; 4]) -> [__m512i; 4] {
-    // SAFETY: see the module.
-    unsafe { [levels(v[0]), levels(v[1]), levels(v[2]), levels(v[3])] }
+pub(super) unsafe fn levels_of<const N: usize>(mut v: [__m512i; N]) -> [__m512i; N] {
+    for v in &mut v {
+        // SAFETY: see the module.
+        *v = unsafe { levels(*v) };
+    }
+    v
 }
 
 /// Byte `i` of each lane.
