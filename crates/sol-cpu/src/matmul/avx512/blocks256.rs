@@ -203,7 +203,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
-        let rows = &Rows::still(matrix, row);
+        let rows = &Wide(Rows::still(matrix, row));
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
             unsafe {

@@ -65,9 +65,21 @@ impl Read<8> for Wide {
 
     #[inline(always)]
     unsafe fn bytes(&self, at: usize) -> [__m512i; 8] {
+        self.0.prefetch(at, 32);
         // SAFETY: see the module.
-        let ([a, b, c, d], [e, f, g, h]) = unsafe { (words16(&self.0, at), words16(&self.0, at + 16)) };
-        [a, b, c, d, e, f, g, h]
+        unsafe {
+            let ([a, b, c, d], [e, f, g, h]) = (columns4(&self.0, 0, at), columns4(&self.0, 8, at));
+            [
+                _mm512_shuffle_i64x2::<0x88>(a, e),
+                _mm512_shuffle_i64x2::<0x88>(b, f),
+                _mm512_shuffle_i64x2::<0x88>(c, g),
+                _mm512_shuffle_i64x2::<0x88>(d, h),
+                _mm512_shuffle_i64x2::<0xDD>(a, e),
+                _mm512_shuffle_i64x2::<0xDD>(b, f),
+                _mm512_shuffle_i64x2::<0xDD>(c, g),
+                _mm512_shuffle_i64x2::<0xDD>(d, h),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -98,8 +110,8 @@ impl Read<4> for tiles::Rows<8> {
         self.prefetch(at, 32);
         // SAFETY: see the module.
         unsafe {
-            let [a, b] = [beside(self, 0, at), beside(self, 1, at)];
-            let [c, d] = [beside(self, 4, at), beside(self, 5, at)];
+            let [a, b] = [beside::<8, 2>(self, 0, at), beside::<8, 2>(self, 1, at)];
+            let [c, d] = [beside::<8, 2>(self, 4, at), beside::<8, 2>(self, 5, at)];
             let [a, b] = [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)];
             let [c, d] = [_mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d)];
             [
@@ -145,13 +157,27 @@ impl Read<4> for tiles::Rows<8> {
     }
 }
 
-/// 32 bytes of rows `i` and `i + 2`.
+/// 32 bytes of eight rows from `i` on: each four lanes of vector `j` are 32-bit word `j` of four rows, 4 + `j` of the same, and
+/// so for the other four.
 #[inline(always)]
-unsafe fn beside(rows: &tiles::Rows<8>, i: usize, at: usize) -> __m512i {
+unsafe fn columns4(rows: &Rows, i: usize, at: usize) -> [__m512i; 4] {
+    // SAFETY: see the module.
+    unsafe {
+        let [a, b] = [beside::<16, 4>(rows, i, at), beside::<16, 4>(rows, i + 1, at)];
+        let [c, d] = [beside::<16, 4>(rows, i + 2, at), beside::<16, 4>(rows, i + 3, at)];
+        let [a, b] = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
+        let [c, d] = [_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)];
+        [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
+    }
+}
+
+/// 32 bytes of rows `i` and `i + FAR`.
+#[inline(always)]
+unsafe fn beside<const N: usize, const FAR: usize>(rows: &tiles::Rows<N>, i: usize, at: usize) -> __m512i {
     // SAFETY: see the module.
     unsafe {
         let v = _mm512_castsi256_si512(_mm256_loadu_si256(rows.byte(i, at).cast()));
-        _mm512_inserti64x4::<1>(v, _mm256_loadu_si256(rows.byte(i + 2, at).cast()))
+        _mm512_inserti64x4::<1>(v, _mm256_loadu_si256(rows.byte(i + FAR, at).cast()))
     }
 }
 
