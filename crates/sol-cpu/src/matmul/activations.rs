@@ -109,6 +109,17 @@ impl<const C: usize> Words<C> {
         }
     }
 
+    /// The same, which the compiler does not know: it loads nothing from here earlier than it is written.
+    #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "only their values are hidden")]
+    pub(super) fn hidden(mut self) -> Self {
+        for x in &mut self.0 {
+            // SAFETY: nothing is done.
+            unsafe { std::arch::asm!("/* {0} */", inout(reg) * x, options(pure, nomem, nostack, preserves_flags)) };
+        }
+        self
+    }
+
     /// So many columns further on, a multiple of 4.
     #[inline(always)]
     pub(super) fn skip(self, columns: usize) -> Self {

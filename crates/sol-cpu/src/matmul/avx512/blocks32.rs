@@ -4,10 +4,11 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::super::activations::Words;
 use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
 use super::unpack::{OFFSET_8, fields, four, half, halves, in_lanes, levels_of, unsigned, word, words16};
-use super::{COLS, Lanes, Rows, Sums, hidden};
+use super::{COLS, Lanes, Rows, Sums};
 
 /// A block of `16 * H` interleaved rows.
 #[repr(C, align(64))]
@@ -60,7 +61,10 @@ impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
     unsafe fn block(&mut self, i: usize, q: [__m512i; 8], d: __m512, min: __m512) {
         let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
         // SAFETY: see `Tile::few`.
-        unsafe { add::<F, 1, C>(self.job, &block, self.b + i, self.first, &mut self.acc) };
+        unsafe {
+            let x = self.job.q32.q.beside(self.first, (self.b + i) * 32);
+            add::<F, 1, C>(self.job, &block, x, self.b + i, self.first, &mut self.acc);
+        }
     }
 }
 
@@ -118,26 +122,31 @@ impl<F: Format> tiles::Tile for Tile<F> {
         sums: &mut Sums<HALVES, C>,
         ahead: &mut Ahead,
     ) {
-        let mut acc = *sums;
-        let mut b = start;
+        if panel.is_empty() {
+            return;
+        }
+        let (mut acc, mut b) = (*sums, start);
+        // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too; they lie in one piece.
+        let mut x = unsafe { job.q32.q.beside::<C>(first, start * 32) };
         for blocks in panel.chunks(Ahead::EVERY / 32) {
             ahead.fetch();
             for block in blocks {
-                // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
-                unsafe { add::<F, HALVES, C>(job, block, b, first, &mut acc) };
-                b += 1;
+                // SAFETY: as above.
+                unsafe { add::<F, HALVES, C>(job, block, x, b, first, &mut acc) };
+                (x, b) = (x.skip(32), b + 1);
             }
         }
         *sums = acc;
     }
 }
 
-/// Adds the products of one block.
+/// Adds the products of one block, whose activations are `q`.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
 unsafe fn add<F: Format, const H: usize, const C: usize>(
     job: &Job<'_>,
     block: &Block<H>,
+    mut q: Words<C>,
     b: usize,
     first: usize,
     acc: &mut Sums<H, C>,
@@ -146,23 +155,22 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
     unsafe {
         let (x, cols) = (job.q32, job.matrix.cols());
         let at = |c: usize| (first + c) * (cols / 32) + b;
-        let q = x.q.beside::<C>(first, b * 32);
         let mut sums = [[_mm512_setzero_si512(); H]; C];
         if let Some(offset) = F::OFFSET {
             for c in 0..C {
-                let sum = _mm512_set1_epi32(*x.sum.as_ptr().add(at(c)));
-                let shifted = _mm512_sll_epi32(sum, _mm_cvtsi32_si128(offset as i32));
-                sums[c] = [_mm512_sub_epi32(_mm512_setzero_si512(), shifted); H];
+                sums[c] = [_mm512_set1_epi32(-(*x.sum.as_ptr().add(at(c)) << offset)); H];
             }
         }
-        // Unrolled, all would be loaded first, and the sums of the row would lie on the stack meanwhile.
-        for (k, w) in block.q.iter().take(hidden(8)).enumerate() {
+        for w in &block.q {
+            // Or all would be loaded first, and the sums of the row would lie on the stack meanwhile.
+            q = q.hidden();
             for c in 0..C {
-                let x = four(q.at(k, c));
+                let x = four(q.at(0, c));
                 for h in 0..H {
                     sums[c][h] = _mm512_dpbusd_epi32(sums[c][h], w[h], x);
                 }
             }
+            q = q.skip(4);
         }
         for c in 0..C {
             let d = _mm512_set1_ps(*x.d.as_ptr().add(at(c)));

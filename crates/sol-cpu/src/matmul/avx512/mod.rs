@@ -51,14 +51,6 @@ pub(super) unsafe fn run(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     }
 }
 
-/// A number that the compiler does not know, so that it keeps a loop as it is written.
-#[inline(always)]
-fn hidden(mut n: usize) -> usize {
-    // SAFETY: nothing is done.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) n, options(pure, nomem, nostack, preserves_flags)) };
-    n
-}
-
 /// Columns that are unpacked at a time for many input rows: 32 rows of them stay in the first-level cache.
 const COLS: usize = Panel::COLS / 2;
 
