@@ -302,7 +302,7 @@ fn empty_shapes_are_harmless() {
         for dtype in TYPES {
             assert!(product(&pool, isa, &matrix(dtype, 0, 256, vec![]), None, &[1.0; 512]).is_empty());
             let matrix = matrix(dtype, 3, 0, vec![]);
-            for n in [2, 9, 25] {
+            for n in [1, 2, 9, 25] {
                 let mut out = vec![f32::NAN; 3 * n];
                 let part = Part { matrix: &matrix, bias: Some(&[1.0, 2.0, 3.0]), out: &mut out };
                 linear(&pool, &mut Scratch::with_isa(isa), &[], n, &mut [part]);

@@ -109,7 +109,7 @@ impl<const C: usize> Words<C> {
         }
     }
 
-    /// The same, which the compiler does not know: it loads nothing from here earlier than it is written.
+    /// The same words, of which the compiler does not know where they lie: it then leaves loads where they are written. A hint.
     #[inline(always)]
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "only their values are hidden")]
     pub(super) fn hidden(mut self) -> Self {

@@ -73,7 +73,8 @@ pub(super) trait Tile {
     /// A panel block: [`HALVES`] vectors of rows of one block, interleaved. Any bytes are valid.
     type Block;
 
-    /// Adds the products of a vector of whole weight rows, from `row` on, with input rows `first..first + C`.
+    /// The products of a vector of whole weight rows, from `row` on, with input rows `first..first + C`, added up in `sums`, which
+    /// are zeros before.
     ///
     /// # Safety
     /// The machine has the instructions; a row of the job's matrix; input rows that it has.
@@ -294,8 +295,9 @@ impl<const N: usize> Rows<N> {
     /// # Panics
     /// When the matrix has no rows.
     pub(super) fn new(matrix: &Matrix, first: usize) -> Self {
-        let last = matrix.rows() - 1;
-        let (first, start) = (first.min(last), matrix.row(first.min(last)).as_ptr());
+        let last = matrix.rows().checked_sub(1).expect("a matrix with rows");
+        let first = first.min(last);
+        let start = matrix.bytes[first * matrix.row_bytes..].as_ptr();
         let rows = std::array::from_fn(|i| start.wrapping_add(i.min(last - first) * matrix.row_bytes));
         Self { rows, next: start.wrapping_add(N * matrix.row_bytes) }
     }

@@ -324,10 +324,6 @@ impl Format for Iq4Nl {
     #[inline(always)]
     unsafe fn read(rows: &Rows, at: usize) -> ([__m512i; 8], __m512, __m512) {
         // SAFETY: the caller's promises.
-        unsafe {
-            let v = words16(rows, at + 2);
-            let ([a, b, c, d], [e, f, g, h]) = (levels_of(fields::<0, _>(v, 15)), levels_of(fields::<4, _>(v, 15)));
-            ([a, b, c, d, e, f, g, h], half(rows, at), _mm512_setzero_ps())
-        }
+        unsafe { (levels_of(nibbles(rows, at + 2)), half(rows, at), _mm512_setzero_ps()) }
     }
 }

@@ -134,22 +134,27 @@ unsafe fn many<F: Columns>(job: &Job<'_>, x: &Classes, block: &Block, panel: &mu
                 // SAFETY: the caller's promises.
                 unsafe { pack::<F>(job.matrix, row + 16 * half, &piece, panel, half) };
             }
-            let (next, start) = if piece.end < piece.cols { (row, piece.end) } else { (rows.end, 0) };
+            let (next_row, start) = if piece.end < piece.cols { (row, piece.end) } else { (rows.end, 0) };
             let end = piece.cols.min(start + DEPTH);
             let (bytes, times) =
                 (start * size_of::<F::Bits>()..end * size_of::<F::Bits>(), ORDER.len() * columns.len().div_ceil(WIDE));
-            let mut ahead = Ahead::new(job.matrix, next..next + 16 * TALL, bytes, times);
+            let mut ahead = Ahead::new(job.matrix, next_row..next_row + 16 * TALL, bytes, times);
             for (turn, class) in ORDER.into_iter().enumerate() {
                 let weights = &panel[class * steps..][..steps];
                 for first in columns.clone().step_by(WIDE) {
+                    let (next, turn_after) = match first + WIDE < columns.end {
+                        true => (first + WIDE, turn),
+                        false => (columns.start, (turn + 1) % ORDER.len()),
+                    };
+                    let next = x.class(piece.start..piece.end, ORDER[turn_after], next);
                     let x = x.class(piece.start..piece.end, class, first);
                     ahead.fetch();
                     let sums = &mut sums[first - columns.start..];
                     macro_rules! strip {
                         ($($c:literal)*) => {
                             match columns.end - first {
-                                $($c => strip::<$c>(job, weights, x, &rows, first, &piece, turn, sums),)*
-                                _ => strip::<WIDE>(job, weights, x, &rows, first, &piece, turn, sums),
+                                $($c => strip::<$c>(job, weights, x, next, &rows, first, &piece, turn, sums),)*
+                                _ => strip::<WIDE>(job, weights, x, next, &rows, first, &piece, turn, sums),
                             }
                         };
                     }
@@ -200,7 +205,8 @@ unsafe fn pack<F: Columns>(matrix: &Matrix, row: usize, piece: &Piece, panel: &m
 /// What is kept of an input row between the classes of a piece.
 type Between = [Weights; 3];
 
-/// A class's products of a panel with `C` input rows from `first` on, whose activations start at `x`, added to what `between`
+/// A class's products of a panel with `C` input rows from `first` on, whose activations start at `x` (those of the rows after
+/// them at `next`), added to what `between`
 /// holds of the classes before.
 ///
 /// # Safety
@@ -211,6 +217,7 @@ unsafe fn strip<const C: usize>(
     job: &Job<'_>,
     weights: &[Weights],
     x: *const f32,
+    next: *const f32,
     rows: &Range<usize>,
     first: usize,
     piece: &Piece,
@@ -220,8 +227,7 @@ unsafe fn strip<const C: usize>(
     let mut acc = [[_mm512_setzero_ps(); TALL]; C];
     // SAFETY: the caller's promises.
     unsafe {
-        // What the next input rows need: twelve streams of 512 bytes are nothing that a processor foresees.
-        let next = x.wrapping_add(C * weights.len());
+        // Twelve streams of 512 bytes are nothing that a processor foresees.
         for (k, w) in weights.iter().enumerate() {
             _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(C * k).cast());
             for c in 0..C {

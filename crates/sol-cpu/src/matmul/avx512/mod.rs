@@ -3,13 +3,15 @@
 //! As those for [AVX2](super::avx2), a lane being an output, with sixteen weight rows side by side. `vpdpbusd` multiplies four
 //! unsigned weights of a lane with four signed activations and adds all to the lane's sum, so that weights that are signed
 //! carry an offset here, which the activations' sums take off again: integers, hence the same bits.
-//! With few input rows, each reading of some bytes of the sixteen rows fetches as many of the next sixteen.
+//! With few input rows, each reading of some bytes of the sixteen rows fetches as many of the next sixteen. For one input row, rows
+//! of K formats are taken eight at a time, two lanes each.
 //!
 //! Floats of few input rows: two rows of eight lanes side by side; of many, a lane is an output there too ([`float`]).
 
 mod blocks256;
 mod blocks32;
 mod float;
+mod k_formats;
 mod unpack;
 
 pub(super) use float::IN_PLACE as FLOATS_IN_PLACE;
@@ -40,12 +42,12 @@ pub(super) unsafe fn run(job: &Job<'_>, block: &Block, panel: &mut Panel) {
             DType::Q5_1 => tiles::run::<blocks32::Tile<blocks32::Q5_1>>(job, block, panel),
             DType::Q8_0 => tiles::run::<blocks32::Tile<blocks32::Q8_0>>(job, block, panel),
             DType::IQ4NL => tiles::run::<blocks32::Tile<blocks32::Iq4Nl>>(job, block, panel),
-            DType::Q2K => tiles::run::<blocks256::Tile<blocks256::Q2K>>(job, block, panel),
-            DType::Q3K => tiles::run::<blocks256::Tile<blocks256::Q3K>>(job, block, panel),
-            DType::Q4K => tiles::run::<blocks256::Tile<blocks256::Q4K>>(job, block, panel),
-            DType::Q5K => tiles::run::<blocks256::Tile<blocks256::Q5K>>(job, block, panel),
-            DType::Q6K => tiles::run::<blocks256::Tile<blocks256::Q6K>>(job, block, panel),
-            DType::IQ4XS => tiles::run::<blocks256::Tile<blocks256::Iq4Xs>>(job, block, panel),
+            DType::Q2K => tiles::run::<blocks256::Tile<k_formats::Q2K>>(job, block, panel),
+            DType::Q3K => tiles::run::<blocks256::Tile<k_formats::Q3K>>(job, block, panel),
+            DType::Q4K => tiles::run::<blocks256::Tile<k_formats::Q4K>>(job, block, panel),
+            DType::Q5K => tiles::run::<blocks256::Tile<k_formats::Q5K>>(job, block, panel),
+            DType::Q6K => tiles::run::<blocks256::Tile<k_formats::Q6K>>(job, block, panel),
+            DType::IQ4XS => tiles::run::<blocks256::Tile<k_formats::Iq4Xs>>(job, block, panel),
             other => unreachable!("{other} matrices are refused"),
         }
     }
