@@ -1,8 +1,8 @@
 //! How fast matrix products are: `cargo run --release -p sol-cpu --example matmul_bench [-- THREADS [TYPE,... [ROWS,... [SHAPE]]]]`.
 //!
 //! One row reads weights (GB/s); many rows multiply (GOP/s, a multiply-add being two). Matrices of one shape are laid end to
-//! end until they exceed the caches, as a model's layers do, so that one row meets weights that lie in memory. The best of
-//! several runs is shown: others may be using the machine.
+//! end until they exceed the caches, as a model's layers do, so that one row meets weights that lie in memory. The median of
+//! several runs is shown; to compare two builds, run them in turn.
 
 use std::time::{Duration, Instant};
 
@@ -30,10 +30,10 @@ const TYPES: [DType; 15] = [
 ];
 
 /// More than any cache here holds.
-const COLD: usize = 192 << 20;
+const COLD: usize = 512 << 20;
 
-/// Bytes that a timed run of one row reads: a millisecond or so, which another program may leave undisturbed.
-const SHORT: usize = 16 << 20;
+/// Bytes that a timed run of one row reads: several milliseconds, as the best millisecond is faster than any model's.
+const READ: usize = 256 << 20;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -74,7 +74,7 @@ fn shape(pool: &Pool, dtype: DType, rows: usize, cols: usize, counts: &[usize]) 
         let x: Vec<f32> = x.map(|three| three.iter().sum()).collect();
         let mut out = vec![0.0; n * rows];
         let mut at = 0;
-        best(|| {
+        median(|| {
             for _ in 0..calls {
                 let part = Part { matrix: &matrices[at % copies], bias: None, out: &mut out };
                 linear(pool, &mut scratch, &x, n, &mut [part]);
@@ -82,7 +82,7 @@ fn shape(pool: &Pool, dtype: DType, rows: usize, cols: usize, counts: &[usize]) 
             }
         }) / calls as f64
     };
-    let one = seconds(1, SHORT.div_ceil(size));
+    let one = seconds(1, READ.div_ceil(size));
     let gops = |n: usize, seconds: f64| 2.0 * (n * rows * cols) as f64 / seconds / 1e9;
     print!("{:>7} {:>11} | {:>9.1} {:>9.2} |       ", dtype.name(), format!("{rows}x{cols}"), one * 1e6, size as f64 / one / 1e9);
     for &n in counts {
@@ -111,14 +111,14 @@ fn weights(dtype: DType, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The shortest of as many runs as half a second allows, but five at least.
-fn best(mut f: impl FnMut()) -> f64 {
-    let (start, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
-    while runs < 5 || start.elapsed() < Duration::from_millis(700) {
+/// The median of as many runs as half a second allows, but five at least.
+fn median(mut f: impl FnMut()) -> f64 {
+    let (start, mut runs) = (Instant::now(), Vec::new());
+    while runs.len() < 5 || start.elapsed() < Duration::from_millis(500) {
         let run = Instant::now();
         f();
-        best = best.min(run.elapsed().as_secs_f64());
-        runs += 1;
+        runs.push(run.elapsed().as_secs_f64());
     }
-    best
+    runs.sort_by(f64::total_cmp);
+    runs[runs.len() / 2]
 }
