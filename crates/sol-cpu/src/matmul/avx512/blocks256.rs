@@ -8,7 +8,7 @@ use super::super::activations::Words;
 use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
 use super::k_formats::{Format, Scales, Sink};
-use super::unpack::{Read, Wide, eight, four};
+use super::unpack::{Read, eight, four};
 use super::{COLS, Lanes, Rows, Sums};
 
 /// A super-block of `16 * H` interleaved rows.
@@ -156,25 +156,25 @@ impl<F: Format> tiles::Tile for Tile<F> {
             sums[0][0] = _mm512_permutex2var_ps(a, even, b);
             return;
         }
-        let rows = Rows::new(job.matrix, row);
+        let rows = &Rows::new(job.matrix, row);
         // SAFETY: the caller's promises.
         unsafe {
             // A whole group at a time is fewer multiplications by its scale, but more vectors to hold.
             match C > 4 && F::AT_ONCE == 32 {
-                true => multiply::<F, 8, C>(job, &Wide(rows), first, sums),
-                false => multiply::<F, 4, C>(job, &rows, first, sums),
+                true => multiply::<F, 8, C>(job, rows, first, sums),
+                false => multiply::<F, 4, C>(job, rows, first, sums),
             }
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize) {
-        let rows = &Wide(Rows::still(matrix, row));
+        let rows = &Rows::still(matrix, row);
         for (b, block) in blocks.zip(panel) {
             // SAFETY: block `b` lies within each row.
             unsafe {
                 F::scales(rows, b * F::BYTES, &mut block.scales, half);
-                F::weights(rows, b * F::BYTES, &mut Store { q: &mut block.q, h: half });
+                F::weights::<8, _>(rows, b * F::BYTES, &mut Store { q: &mut block.q, h: half });
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::unpack::{OFFSET_8, Read, both, byte, byte_signed, field, fields, halves, levels_of, pair};
+use super::unpack::{Fields, OFFSET_8, Read, both, byte, byte_signed, field, fields, halves, levels_of, pair};
 
 /// The scales of a super-block of interleaved rows: of `H` vectors of them.
 #[repr(C, align(64))]
@@ -29,7 +29,7 @@ pub(super) trait Format {
     const AT_ONCE: usize = if Self::GROUPS == 16 || Self::OFFSET.is_some() { 16 } else { 32 };
 
     /// Interleaves the scales of the super-block at byte `at` into half `h`.
-    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize);
+    unsafe fn scales<const H: usize>(rows: &impl Fields, at: usize, to: &mut Scales<H>, h: usize);
 
     /// Interleaves the weights, unsigned, of the super-block at byte `at`, a few columns at a time.
     unsafe fn weights<const N: usize, R: Read<N>>(rows: &R, at: usize, to: &mut impl Sink);
@@ -43,7 +43,7 @@ pub(super) trait Sink {
 
 /// Scales and minimums of Q4_K and Q5_K, which share their first 16 bytes.
 #[inline(always)]
-unsafe fn six_bits<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
+unsafe fn six_bits<const H: usize>(rows: &impl Fields, at: usize, to: &mut Scales<H>, h: usize) {
     // SAFETY: the caller's promises.
     unsafe {
         let [dd, a, b, c] = rows.words(at);
@@ -76,7 +76,7 @@ impl Format for Q4K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Fields, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe { six_bits(rows, at, to, h) };
     }
@@ -103,7 +103,7 @@ impl Format for Q5K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Fields, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe { six_bits(rows, at, to, h) };
     }
@@ -137,7 +137,7 @@ impl Format for Q6K {
     const OFFSET: Option<u32> = Some(5);
 
     #[inline(always)]
-    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Fields, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             signed_scales(rows.words(at + 192), to, h);
@@ -171,7 +171,7 @@ impl Format for Q2K {
     const MIN: bool = true;
 
     #[inline(always)]
-    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Fields, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let both = rows.words(at);
@@ -209,7 +209,7 @@ impl Format for Q3K {
     const OFFSET: Option<u32> = Some(2);
 
     #[inline(always)]
-    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Fields, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let (a, b, c) = (rows.word(at + 96), rows.word(at + 100), rows.word(at + 104));
@@ -258,7 +258,7 @@ impl Format for Iq4Xs {
     const OFFSET: Option<u32> = Some(OFFSET_8);
 
     #[inline(always)]
-    unsafe fn scales<const N: usize, const H: usize>(rows: &impl Read<N>, at: usize, to: &mut Scales<H>, h: usize) {
+    unsafe fn scales<const H: usize>(rows: &impl Fields, at: usize, to: &mut Scales<H>, h: usize) {
         // SAFETY: the caller's promises.
         unsafe {
             let (first, low) = (rows.word(at), rows.word(at + 4));

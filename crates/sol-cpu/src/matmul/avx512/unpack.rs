@@ -10,15 +10,9 @@ use super::Rows;
 
 // Vectors are handled in functions, not in closures, which may be left out of line, where they have no vectors.
 
-/// How bytes of weight rows that are read together become vectors. The next rows are fetched, unless the rows are
+/// Weight rows that are read together: each has the same number of a vector's lanes. The next rows are fetched, unless the rows are
 /// [`still`](tiles::Rows::still).
-pub(super) trait Read<const N: usize> {
-    /// Bytes of each row that [`Read::bytes`] reads.
-    const WIDTH: usize;
-
-    /// [`Read::WIDTH`] bytes of each row, in order: its lanes of a vector have one `N`-th of them.
-    unsafe fn bytes(&self, at: usize) -> [__m512i; N];
-
+pub(super) trait Fields {
     /// 16 bytes of each row: all lanes of a row have 32-bit word `i` of them in vector `i`.
     unsafe fn words(&self, at: usize) -> [__m512i; 4];
 
@@ -29,15 +23,16 @@ pub(super) trait Read<const N: usize> {
     unsafe fn half(&self, at: usize) -> __m512;
 }
 
-impl Read<4> for Rows {
-    const WIDTH: usize = 16;
+/// The same rows' bytes in `N` vectors.
+pub(super) trait Read<const N: usize>: Fields {
+    /// Bytes of each row that [`Read::bytes`] reads.
+    const WIDTH: usize;
 
-    #[inline(always)]
-    unsafe fn bytes(&self, at: usize) -> [__m512i; 4] {
-        // SAFETY: see the module.
-        unsafe { words16(self, at) }
-    }
+    /// [`Read::WIDTH`] bytes of each row, in order: its lanes of a vector have one `N`-th of them.
+    unsafe fn bytes(&self, at: usize) -> [__m512i; N];
+}
 
+impl Fields for Rows {
     #[inline(always)]
     unsafe fn words(&self, at: usize) -> [__m512i; 4] {
         // SAFETY: see the module.
@@ -57,18 +52,25 @@ impl Read<4> for Rows {
     }
 }
 
-/// Sixteen rows of which 32 bytes are read together.
-pub(super) struct Wide(pub(super) Rows);
+impl Read<4> for Rows {
+    const WIDTH: usize = 16;
 
-impl Read<8> for Wide {
+    #[inline(always)]
+    unsafe fn bytes(&self, at: usize) -> [__m512i; 4] {
+        // SAFETY: see the module.
+        unsafe { words16(self, at) }
+    }
+}
+
+impl Read<8> for Rows {
     const WIDTH: usize = 32;
 
     #[inline(always)]
     unsafe fn bytes(&self, at: usize) -> [__m512i; 8] {
-        self.0.prefetch(at, 32);
+        self.prefetch(at, 32);
         // SAFETY: see the module.
         unsafe {
-            let ([a, b, c, d], [e, f, g, h]) = (columns4(&self.0, 0, at), columns4(&self.0, 8, at));
+            let ([a, b, c, d], [e, f, g, h]) = (columns4(self, 0, at), columns4(self, 8, at));
             [
                 _mm512_shuffle_i64x2::<0x88>(a, e),
                 _mm512_shuffle_i64x2::<0x88>(b, f),
@@ -80,24 +82,6 @@ impl Read<8> for Wide {
                 _mm512_shuffle_i64x2::<0xDD>(d, h),
             ]
         }
-    }
-
-    #[inline(always)]
-    unsafe fn words(&self, at: usize) -> [__m512i; 4] {
-        // SAFETY: see the module.
-        unsafe { words16(&self.0, at) }
-    }
-
-    #[inline(always)]
-    unsafe fn word(&self, at: usize) -> __m512i {
-        // SAFETY: see the module.
-        unsafe { word(&self.0, at) }
-    }
-
-    #[inline(always)]
-    unsafe fn half(&self, at: usize) -> __m512 {
-        // SAFETY: see the module.
-        unsafe { half(&self.0, at) }
     }
 }
 
@@ -122,7 +106,9 @@ impl Read<4> for tiles::Rows<8> {
             ]
         }
     }
+}
 
+impl Fields for tiles::Rows<8> {
     #[inline(always)]
     unsafe fn words(&self, at: usize) -> [__m512i; 4] {
         self.prefetch(at, 16);
