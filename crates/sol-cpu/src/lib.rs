@@ -11,6 +11,7 @@ mod attention;
 mod backend;
 mod cache;
 mod experts;
+mod fetch;
 mod math;
 pub mod matmul;
 mod ops;

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use crate::pool::{Pool, share};
 
 use super::isa::{Isa, Level};
@@ -22,33 +24,61 @@ const ALONE: usize = 16 * 1024;
 /// Rows that lie interleaved, as the kernels read them.
 pub(super) const BESIDE: usize = 4;
 
+/// The same for kernels of matrix instructions: the rows of a tile.
+pub(super) const TILE: usize = 16;
+
+/// Room after the last numbers: a tile is read whole, though fewer rows are left.
+const BEYOND: usize = TILE * 64;
+
 /// 8-bit numbers of rows. [`Panel::COLS`] columns of all rows come first, then the next columns. Within such a piece
 /// [`BESIDE`] rows lie interleaved: four columns of the first, of the second and so on, then the next four columns; then the
-/// next rows. Rows and columns that are left over lie in the same way.
+/// next rows. Rows and columns that are left over lie in the same way. Where they are for tiles, [`TILE`] rows lie
+/// interleaved, and a tile's columns in place of four: 32 of blocks of 32, else 64.
 #[derive(Default)]
 pub(super) struct Interleaved {
     q: Vec<i8>,
     n: usize,
     cols: usize,
+    tiles: bool,
 }
 
 impl Interleaved {
-    fn reset(&mut self, n: usize, cols: usize) {
-        grow(&mut self.q, n * cols);
-        (self.n, self.cols) = (n, cols);
+    fn reset(&mut self, n: usize, cols: usize, tiles: bool) {
+        grow(&mut self.q, n * cols + if tiles { BEYOND } else { 0 });
+        (self.n, self.cols, self.tiles) = (n, cols, tiles);
     }
 
-    /// Where columns from `col` on of the rows from `first` on lie in `q`; `first` is a multiple of [`BESIDE`], `col` of 4.
+    /// Whether they lie as tiles want them.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn for_tiles(&self) -> bool {
+        self.tiles
+    }
+
+    /// Where columns from `col` on of the rows from `first` on lie in `q`, `B` rows being interleaved; `first` is a multiple of
+    /// that, `col` of the columns that lie together.
     #[inline(always)]
-    fn at(n: usize, cols: usize, first: usize, col: usize) -> usize {
+    fn at<const B: usize>(n: usize, cols: usize, first: usize, col: usize) -> usize {
         let piece = col / Panel::COLS * Panel::COLS;
-        piece * n + first * Panel::COLS.min(cols - piece) + (col - piece) * BESIDE.min(n - first)
+        piece * n + first * Panel::COLS.min(cols - piece) + (col - piece) * B.min(n - first)
     }
 
-    /// Where `len` columns of up to [`BESIDE`] rows lie.
-    fn range(n: usize, cols: usize, rows: &Range<usize>, col: usize, len: usize) -> Range<usize> {
-        let start = Self::at(n, cols, rows.start, col);
+    /// Where `len` columns of up to `B` rows lie.
+    fn range<const B: usize>(n: usize, cols: usize, rows: &Range<usize>, col: usize, len: usize) -> Range<usize> {
+        let start = Self::at::<B>(n, cols, rows.start, col);
         start..start + len * rows.len()
+    }
+
+    /// A tile: columns from `col` on, of the rows from `first` on, a row's next to each other; the next columns of all these
+    /// rows follow. A whole tile may be read, whatever lies behind the last row.
+    ///
+    /// # Safety
+    /// There are such rows and columns, they lie for tiles; `first` is a multiple of [`TILE`], `col` of a tile's columns.
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn tile(&self, first: usize, col: usize) -> *const i8 {
+        debug_assert!(self.tiles && first.is_multiple_of(TILE) && first < self.n && col < self.cols);
+        // SAFETY: within `n * cols` numbers.
+        unsafe { self.q.as_ptr().add(Self::at::<TILE>(self.n, self.cols, first, col)) }
     }
 
     /// The activations of columns `col..` of rows `first..`, up to the end of the piece of columns.
@@ -57,9 +87,9 @@ impl Interleaved {
     /// There are such rows and columns; `first` is a multiple of [`BESIDE`], `col` of 4.
     #[inline(always)]
     pub(super) unsafe fn words(&self, first: usize, col: usize) -> *const i8 {
-        debug_assert!(first.is_multiple_of(BESIDE) && first < self.n && col < self.cols);
+        debug_assert!(!self.tiles && first.is_multiple_of(BESIDE) && first < self.n && col < self.cols);
         // SAFETY: within `n * cols` numbers.
-        unsafe { self.q.as_ptr().add(Self::at(self.n, self.cols, first, col)) }
+        unsafe { self.q.as_ptr().add(Self::at::<BESIDE>(self.n, self.cols, first, col)) }
     }
 
     /// As [`Interleaved::words`], for `C` rows.
@@ -79,8 +109,9 @@ impl Interleaved {
 
     /// Columns `N b .. N b + N` of a row.
     pub(super) fn block<const N: usize>(&self, row: usize, b: usize) -> [i8; N] {
+        debug_assert!(!self.tiles);
         let first = row / BESIDE * BESIDE;
-        let words = self.q[Self::at(self.n, self.cols, first, b * N)..].as_chunks::<4>().0;
+        let words = self.q[Self::at::<BESIDE>(self.n, self.cols, first, b * N)..].as_chunks::<4>().0;
         std::array::from_fn(|i| words[i / 4 * BESIDE.min(self.n - first) + row - first][i % 4])
     }
 }
@@ -150,25 +181,39 @@ pub(super) struct Blocks256 {
     pub(super) sum16: Vec<i16>,
     /// Sum of each 32 `q`, `[n][cols / 32]`.
     pub(super) sum32: Vec<i16>,
+    /// For tiles, `sum16` as numbers that bf16 has: of each of a super-block's groups what is left of division by [`SPLIT`], then
+    /// of each the rest, `[cols / 256][n]`.
+    pub(super) split16: Vec<[bf16; 32]>,
 }
 
+/// A sum of 16 `q` is that many times a 7-bit number, and something less.
+const SPLIT: i16 = 64;
+
 impl Blocks32 {
-    /// Quantises `n` rows of `cols` values.
-    pub(super) fn fill(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
+    /// Quantises `n` rows of `cols` values, for tiles or not.
+    pub(super) fn fill(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize, tiles: bool) {
+        match tiles {
+            true => self.fill_by::<TILE, 32>(isa, pool, x, n, cols),
+            false => self.fill_by::<BESIDE, 4>(isa, pool, x, n, cols),
+        }
+    }
+
+    /// `B` rows interleaved, by `W` columns each.
+    fn fill_by<const B: usize, const W: usize>(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
         let blocks = cols / 32;
-        self.q.reset(n, cols);
+        self.q.reset(n, cols, B == TILE);
         grow(&mut self.d, n * blocks);
         grow(&mut self.sum, n * blocks);
         grow(&mut self.dsum, n * blocks);
         let (q, d) = (SharedMut::new(&mut self.q.q), SharedMut::new(&mut self.d));
         let (sum, dsum) = (SharedMut::new(&mut self.sum), SharedMut::new(&mut self.dsum));
-        each_few(pool, n, cols, |rows| {
+        each_few::<B>(pool, n, cols, |rows| {
             let at = rows.start * blocks..rows.end * blocks;
             // SAFETY: every row is handled once, and groups of rows do not overlap.
             let (d, sum, dsum) = unsafe { (d.slice(at.clone()), sum.slice(at.clone()), dsum.slice(at)) };
             // SAFETY: as above; one block at a time.
-            let to = |col| unsafe { q.slice(Interleaved::range(n, cols, &rows, col, 32)) };
-            quantise_rows::<32>(isa, &x[rows.start * cols..rows.end * cols], cols, to, d, |block, q| {
+            let to = |col| unsafe { q.slice(Interleaved::range::<B>(n, cols, &rows, col, 32)) };
+            quantise_rows::<32, W>(isa, &x[rows.start * cols..rows.end * cols], cols, to, d, |block, q| {
                 sum[block] = q.iter().map(|&q| i32::from(q)).sum();
             });
             for ((dsum, d), sum) in dsum.iter_mut().zip(d).zip(sum) {
@@ -179,27 +224,48 @@ impl Blocks32 {
 }
 
 impl Blocks256 {
-    /// Quantises `n` rows of `cols` values.
-    pub(super) fn fill(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
-        self.q.reset(n, cols);
+    /// Quantises `n` rows of `cols` values, for tiles or not.
+    pub(super) fn fill(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize, tiles: bool) {
+        match tiles {
+            true => self.fill_by::<TILE, 64>(isa, pool, x, n, cols),
+            false => self.fill_by::<BESIDE, 4>(isa, pool, x, n, cols),
+        }
+    }
+
+    /// `B` rows interleaved, by `W` columns each.
+    fn fill_by<const B: usize, const W: usize>(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
+        self.q.reset(n, cols, B == TILE);
+        if B == TILE {
+            grow(&mut self.split16, n * cols / 256 + TILE);
+        }
         grow(&mut self.d, n * cols / 256);
         grow(&mut self.sum16, n * cols / 16);
         grow(&mut self.sum32, n * cols / 32);
         let (q, d) = (SharedMut::new(&mut self.q.q), SharedMut::new(&mut self.d));
         let (sum16, sum32) = (SharedMut::new(&mut self.sum16), SharedMut::new(&mut self.sum32));
-        each_few(pool, n, cols, |rows| {
+        let split16 = SharedMut::new(&mut self.split16);
+        each_few::<B>(pool, n, cols, |rows| {
             let at = |len: usize| rows.start * cols / len..rows.end * cols / len;
             // SAFETY: every row is handled once, and groups of rows do not overlap.
             let (d, sum16, sum32) = unsafe { (d.slice(at(256)), sum16.slice(at(16)), sum32.slice(at(32))) };
             // SAFETY: as above; one block at a time.
-            let to = |col| unsafe { q.slice(Interleaved::range(n, cols, &rows, col, 256)) };
-            quantise_rows::<256>(isa, &x[at(1)], cols, to, d, |block, q| {
+            let to = |col| unsafe { q.slice(Interleaved::range::<B>(n, cols, &rows, col, 256)) };
+            quantise_rows::<256, W>(isa, &x[at(1)], cols, to, d, |block, q| {
                 for (sum, q) in sum16[block * 16..].iter_mut().zip(q.as_chunks::<16>().0) {
                     *sum = q.iter().map(|&q| i16::from(q)).sum();
                 }
             });
             for (sum, halves) in sum32.iter_mut().zip(sum16.as_chunks::<2>().0) {
                 *sum = halves[0] + halves[1];
+            }
+            if B == TILE {
+                let blocks = cols / 256;
+                for (i, sums) in sum16.as_chunks::<16>().0.iter().enumerate() {
+                    let at = i % blocks * n + rows.start + i / blocks;
+                    // SAFETY: every row is handled once.
+                    let to = unsafe { split16.slice(at..at + 1) };
+                    to[0] = split(sums);
+                }
             }
         });
     }
@@ -220,7 +286,7 @@ impl Classes {
         grow(&mut self.x, n * cols.next_multiple_of(8));
         self.n = n;
         let to = SharedMut::new(&mut self.x);
-        each_few(pool, n, cols, |rows| {
+        each_few::<BESIDE>(pool, n, cols, |rows| {
             for row in rows {
                 for (i, x) in x[row * cols..][..cols].chunks(DEPTH).enumerate() {
                     for class in 0..8 {
@@ -254,26 +320,37 @@ fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// Calls `few` on [`BESIDE`] rows at a time.
-fn each_few(pool: &Pool, n: usize, cols: usize, few: impl Fn(Range<usize>) + Sync) {
+/// Calls `few` on `B` rows at a time.
+fn each_few<const B: usize>(pool: &Pool, n: usize, cols: usize, few: impl Fn(Range<usize>) + Sync) {
     let all = |rows: Range<usize>| {
-        for first in rows.clone().step_by(BESIDE) {
-            few(first..rows.end.min(first + BESIDE));
+        for first in rows.clone().step_by(B) {
+            few(first..rows.end.min(first + B));
         }
     };
     if cols == 0 {
         return;
     }
-    if n <= BESIDE || n * cols < ALONE {
+    if n <= B || n * cols < ALONE {
         all(0..n);
     } else {
-        pool.run(|thread| all(share(n, BESIDE, thread, pool.threads())));
+        pool.run(|thread| all(share(n, B, thread, pool.threads())));
     }
 }
 
-/// Quantises up to [`BESIDE`] rows `x` of blocks of `N`, with the instructions there are. `to` gives the place of so many
-/// columns of them; `seen` is given each block and its number.
-fn quantise_rows<'a, const N: usize>(
+/// Sums of groups as numbers that bf16 has exactly: see [`Blocks256::split16`].
+#[inline(always)]
+fn split(sums: &[i16; 16]) -> [bf16; 32] {
+    // Integers of up to eight bits, or such times a power of two, have their lower half in zeros as f32.
+    let exact = |value: i16| bf16::from_bits((f32::from(value).to_bits() >> 16) as u16);
+    std::array::from_fn(|i| match i {
+        0..16 => exact(sums[i] & (SPLIT - 1)),
+        _ => exact(sums[i - 16] & -SPLIT),
+    })
+}
+
+/// Quantises a few rows `x` of blocks of `N`, with the instructions there are. `to` gives the place of so many columns of them,
+/// which lie interleaved by `W`; `seen` is given each block and its number.
+fn quantise_rows<'a, const N: usize, const W: usize>(
     isa: Isa,
     x: &[f32],
     cols: usize,
@@ -282,7 +359,7 @@ fn quantise_rows<'a, const N: usize>(
     mut seen: impl FnMut(usize, &[i8; N]),
 ) {
     #[inline(always)]
-    fn rows<'a, const N: usize>(
+    fn rows<'a, const N: usize, const W: usize>(
         x: &[f32],
         cols: usize,
         to: impl Fn(usize) -> &'a mut [i8],
@@ -291,12 +368,12 @@ fn quantise_rows<'a, const N: usize>(
     ) {
         let (beside, blocks) = (x.len() / cols, cols / N);
         for b in 0..blocks {
-            let words = to(b * N).as_chunks_mut::<4>().0;
+            let words = to(b * N).as_chunks_mut::<W>().0;
             for row in 0..beside {
                 let (x, mut whole) = (&x.as_chunks::<N>().0[row * blocks + b], [0; N]);
                 d[row * blocks + b] = quantise(x, &mut whole);
                 seen(row * blocks + b, &whole);
-                for (word, to) in whole.as_chunks::<4>().0.iter().zip(words[row..].iter_mut().step_by(beside)) {
+                for (word, to) in whole.as_chunks::<W>().0.iter().zip(words[row..].iter_mut().step_by(beside)) {
                     *to = *word;
                 }
             }
@@ -304,34 +381,34 @@ fn quantise_rows<'a, const N: usize>(
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn rows_avx2<'a, const N: usize>(
+    fn rows_avx2<'a, const N: usize, const W: usize>(
         x: &[f32],
         cols: usize,
         to: impl Fn(usize) -> &'a mut [i8],
         d: &mut [f32],
         seen: &mut impl FnMut(usize, &[i8; N]),
     ) {
-        rows::<N>(x, cols, to, d, seen);
+        rows::<N, W>(x, cols, to, d, seen);
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn rows_avx512<'a, const N: usize>(
+    fn rows_avx512<'a, const N: usize, const W: usize>(
         x: &[f32],
         cols: usize,
         to: impl Fn(usize) -> &'a mut [i8],
         d: &mut [f32],
         seen: &mut impl FnMut(usize, &[i8; N]),
     ) {
-        rows::<N>(x, cols, to, d, seen);
+        rows::<N, W>(x, cols, to, d, seen);
     }
     match isa.level() {
-        Level::Portable => rows::<N>(x, cols, to, d, &mut seen),
+        Level::Portable => rows::<N, W>(x, cols, to, d, &mut seen),
         // SAFETY: an `Isa` is what the machine has.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { rows_avx2::<N>(x, cols, to, d, &mut seen) },
+        Level::Avx2 => unsafe { rows_avx2::<N, W>(x, cols, to, d, &mut seen) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { rows_avx512::<N>(x, cols, to, d, &mut seen) },
+        Level::Avx512 | Level::Amx => unsafe { rows_avx512::<N, W>(x, cols, to, d, &mut seen) },
     }
 }
 
@@ -376,8 +453,8 @@ mod tests {
         let pool = Pool::new(2).unwrap();
         let x: Vec<f32> = (0..2 * 512).map(|i| ((i * 37 % 255) as f32 - 127.0) * if i < 256 { 1.0 } else { 0.5 }).collect();
         let (mut small, mut large) = (Blocks32::default(), Blocks256::default());
-        small.fill(Isa::best(), &pool, &x, 2, 512);
-        large.fill(Isa::best(), &pool, &x, 2, 512);
+        small.fill(Isa::best(), &pool, &x, 2, 512, false);
+        large.fill(Isa::best(), &pool, &x, 2, 512, false);
         assert_eq!(large.d[0], 1.0);
         assert_eq!(large.d[1..], [0.5; 3]);
         for (i, x) in x.iter().enumerate() {
@@ -402,7 +479,7 @@ mod tests {
             let mut x = [1.0; 64];
             x[40] = bad;
             let mut blocks = Blocks32::default();
-            blocks.fill(Isa::best(), &Pool::new(1).unwrap(), &x, 1, 64);
+            blocks.fill(Isa::best(), &Pool::new(1).unwrap(), &x, 1, 64, false);
             assert_eq!(blocks.d[0], 1.0 / 127.0);
             assert!(blocks.d[1].is_nan() && blocks.dsum[1].is_nan());
             assert_eq!(blocks.q.block::<32>(0, 1), [0; 32]);

@@ -23,6 +23,9 @@ pub(super) enum Level {
     /// With VNNI; what it has not, it takes from AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// Matrix instructions for what has many input rows; what it has not, it takes from AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -39,6 +42,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 all.push(Self(Level::Avx512));
+                if super::avx512::amx::available() {
+                    all.push(Self(Level::Amx));
+                }
             }
         }
         all
@@ -72,14 +78,14 @@ impl Isa {
     /// Whether the kernels outside this module may use AVX-512 F, BW, DQ and VL too.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_avx512(self) -> bool {
-        self.0 == Level::Avx512
+        matches!(self.0, Level::Avx512 | Level::Amx)
     }
 
     /// What the user should know about this choice.
     pub(crate) fn notice(self) -> Option<String> {
         let why = match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::Avx512 => return None,
+            Level::Avx2 | Level::Avx512 | Level::Amx => return None,
             Level::Portable if self != Self::best() => format!("{SETTING}={}", self.name()),
             Level::Portable if cfg!(target_arch = "x86_64") => "this CPU has no AVX2 (with FMA and F16C)".into(),
             Level::Portable => format!("there are no kernels for {} yet", std::env::consts::ARCH),
@@ -95,6 +101,8 @@ impl Isa {
             Level::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "AVX512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => "AMX",
         }
     }
 

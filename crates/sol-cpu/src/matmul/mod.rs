@@ -173,11 +173,12 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
     if n == 0 {
         return;
     }
+    let tiles = in_tiles(scratch.isa, n);
     if parts.iter().any(|part| part.matrix.dtype.block_len() == 32) {
-        scratch.q32.fill(scratch.isa, pool, x, n, cols);
+        scratch.q32.fill(scratch.isa, pool, x, n, cols, tiles);
     }
     if parts.iter().any(|part| part.matrix.dtype.block_len() == 256) {
-        scratch.q256.fill(scratch.isa, pool, x, n, cols);
+        scratch.q256.fill(scratch.isa, pool, x, n, cols, tiles);
     }
     let classes = by_class(scratch.isa, n) && parts.iter().any(|part| part.matrix.dtype.block_len() == 1);
     if classes {
@@ -220,11 +221,20 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
     }
 }
 
+/// Whether the kernels of quantised weights read `n` input rows as tiles.
+fn in_tiles(isa: Isa, n: usize) -> bool {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx => n > avx512::amx::WITHOUT,
+        _ => false,
+    }
+}
+
 /// Whether the kernels of float weights read `n` input rows as [`Classes`].
 fn by_class(isa: Isa, n: usize) -> bool {
     let rows_as_they_lie = match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => avx512::FLOATS_IN_PLACE,
+        Level::Avx512 | Level::Amx => avx512::FLOATS_IN_PLACE,
         _ => usize::MAX,
     };
     n > rows_as_they_lie
@@ -260,6 +270,9 @@ impl Job<'_> {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { avx512::run(self, &block, panel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => unsafe { avx512::amx::run(self, &block, panel) },
         }
     }
 

@@ -63,7 +63,7 @@ impl Grid {
         }
         // Narrower blocks unpack the same weights again: only where there are more threads than rows for them.
         let pieces = wanted.div_ceil(count(rows).max(1)).min(n.div_ceil(32));
-        Self { rows, columns: if threads == 1 { n } else { n.div_ceil(pieces).next_multiple_of(FEW) }, n }
+        Self { rows, columns: if threads == 1 { n } else { n.div_ceil(pieces).next_multiple_of(TILE) }, n }
     }
 
     /// How many blocks there are.

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::activations::BESIDE;
 use super::{Block, FEW, Job, Matrix, Panel};
+use crate::fetch::Pace;
 
 /// Input rows that share a load of the panel.
 const WIDTH: usize = 4;
@@ -44,14 +45,9 @@ pub(super) trait Lanes {
     /// Stores sums, with the bias.
     ///
     /// # Safety
-    /// The machine has the instructions; `rows` (at most `COUNT * H`) and input rows `first..first + C` are the job's, and
-    /// nobody else works on them.
-    unsafe fn finish<const H: usize, const C: usize>(
-        job: &Job<'_>,
-        rows: Range<usize>,
-        first: usize,
-        sums: &Sums<Self::Vector, H, C>,
-    );
+    /// The machine has the instructions; `rows` (at most `COUNT * H`) and as many input rows from `first` on as there are sums are
+    /// the job's, and nobody else works on them.
+    unsafe fn finish<const H: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &[[Self::Vector; H]]);
 }
 
 /// Sums of `C` input rows (outer) by `H` vectors of weight rows.
@@ -320,6 +316,11 @@ impl<const N: usize> Rows<N> {
             // SAFETY: fetching ahead reads nothing, so the address may be any.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(self.next.wrapping_add(N * at + line).cast()) };
         }
+    }
+
+    /// For fetching the next rows in the midst of work on these.
+    pub(super) fn ahead(&self) -> Pace {
+        Pace::new(self.next)
     }
 
     /// Where byte `at` of row `r` lies.

@@ -76,7 +76,7 @@ impl tiles::Lanes for Lanes {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn finish<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &Sums<H, C>) {
+    unsafe fn finish<const H: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &[[__m256; H]]) {
         for h in 0..H {
             let row = rows.start + 8 * h;
             let live = 8.min(rows.end.saturating_sub(row));

@@ -10,6 +10,7 @@ use super::super::{Job, Matrix};
 use super::k_formats::{Format, Scales, Sink};
 use super::unpack::{Read, eight, four};
 use super::{COLS, Lanes, Rows, Sums};
+use crate::fetch::Pace;
 
 /// A super-block of `16 * H` interleaved rows.
 #[repr(C, align(64))]
@@ -63,6 +64,7 @@ struct MultiplyOne<'a, F> {
     off: *const i16,
     scales: &'a [[__m512i; 1]; 16],
     sums: __m512i,
+    ahead: &'a mut Pace,
     format: PhantomData<F>,
 }
 
@@ -70,6 +72,7 @@ impl<F: Format> Sink for MultiplyOne<'_, F> {
     #[inline(always)]
     unsafe fn columns(&mut self, col: usize, w: &[__m512i]) {
         for (col, w) in (col..).step_by(F::AT_ONCE).zip(w.chunks(F::AT_ONCE / 8)) {
+            self.ahead.fetch(8 * F::BYTES * F::AT_ONCE / 256);
             // SAFETY: as above.
             unsafe {
                 let mut sums = _mm512_setzero_si512();
@@ -120,6 +123,7 @@ unsafe fn multiply<F: Format, const N: usize, const C: usize>(
 #[inline(always)]
 unsafe fn one<F: Format>(job: &Job<'_>, row: usize, first: usize) -> __m512 {
     let rows = &tiles::Rows::<8>::new(job.matrix, row);
+    let mut ahead = rows.ahead();
     // SAFETY: any bytes are scales; block `b` lies within each row and within the activations.
     unsafe {
         let (mut scales, mut acc): (Scales<1>, Sums<1, 1>) = std::mem::zeroed();
@@ -127,7 +131,7 @@ unsafe fn one<F: Format>(job: &Job<'_>, row: usize, first: usize) -> __m512 {
             F::scales(rows, b * F::BYTES, &mut scales, 0);
             let [off] = sums_of::<1>(job, &job.q256.sum16, 16, first, b);
             let (x, sums) = (job.q256.q.beside::<1>(first, b * 256).at(0, 0), _mm512_setzero_si512());
-            let mut to = MultiplyOne::<F> { x, off, scales: &scales.scales, sums, format: PhantomData };
+            let mut to = MultiplyOne::<F> { x, off, scales: &scales.scales, sums, ahead: &mut ahead, format: PhantomData };
             F::weights(rows, b * F::BYTES, &mut to);
             let sums = _mm512_add_epi32(to.sums, _mm512_shuffle_epi32::<0xB1>(to.sums));
             settle::<F, 1, 1>(job, &scales, &[[sums]], b, first, &mut acc);

@@ -9,6 +9,7 @@ use super::super::tiles::{self, Ahead, HALVES};
 use super::super::{Job, Matrix};
 use super::unpack::{OFFSET_8, fields, four, half, halves, in_lanes, levels_of, unsigned, word, words16};
 use super::{COLS, Lanes, Rows, Sums};
+use crate::fetch::Pace;
 
 /// A block of `16 * H` interleaved rows.
 #[repr(C, align(64))]
@@ -53,6 +54,7 @@ struct Multiply<'a, F, const C: usize> {
     b: usize,
     first: usize,
     acc: Sums<1, C>,
+    ahead: Pace,
     format: PhantomData<F>,
 }
 
@@ -63,7 +65,13 @@ impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
         // SAFETY: see `Tile::few`.
         unsafe {
             let x = self.job.q32.q.beside(self.first, (self.b + i) * 32);
+            if C == 1 {
+                self.ahead.fetch(8 * F::BYTES);
+            }
             add::<F, 1, C>(self.job, &block, x, self.b + i, self.first, &mut self.acc);
+            if C == 1 {
+                self.ahead.fetch(8 * F::BYTES);
+            }
         }
     }
 }
@@ -81,8 +89,10 @@ impl<F: Format> tiles::Tile for Tile<F> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
-        let (rows, blocks) = (&Rows::new(job.matrix, row), job.matrix.cols() / 32);
-        let mut to = Multiply::<F, C> { job, b: 0, first, acc: *sums, format: PhantomData };
+        let (rows, blocks) = (Rows::new(job.matrix, row), job.matrix.cols() / 32);
+        let ahead = rows.ahead();
+        let rows = &if C == 1 { Rows::still(job.matrix, row) } else { rows };
+        let mut to = Multiply::<F, C> { job, b: 0, first, acc: *sums, ahead, format: PhantomData };
         while F::FOUR && to.b + 4 <= blocks {
             // SAFETY: the blocks lie within each row and within the activations.
             unsafe { F::four(rows, to.b * F::BYTES, &mut to) };

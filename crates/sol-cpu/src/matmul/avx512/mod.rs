@@ -8,6 +8,7 @@
 //!
 //! Floats of few input rows: two rows of eight lanes side by side; of many, a lane is an output there too ([`float`]).
 
+pub(super) mod amx;
 mod blocks256;
 mod blocks32;
 mod float;
@@ -78,7 +79,7 @@ impl tiles::Lanes for Lanes {
     }
 
     #[target_feature(enable = "avx512f")]
-    unsafe fn finish<const H: usize, const C: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &Sums<H, C>) {
+    unsafe fn finish<const H: usize>(job: &Job<'_>, rows: Range<usize>, first: usize, sums: &[[__m512; H]]) {
         for h in 0..H {
             let (row, live) = live(&rows, h);
             // SAFETY: a bias is as long as the matrix has rows, and only those of the mask are read.

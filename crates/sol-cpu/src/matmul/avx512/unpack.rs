@@ -91,7 +91,6 @@ impl Read<4> for tiles::Rows<8> {
 
     #[inline(always)]
     unsafe fn bytes(&self, at: usize) -> [__m512i; 4] {
-        self.prefetch(at, 32);
         // SAFETY: see the module.
         unsafe {
             let [a, b] = [beside::<8, 2>(self, 0, at), beside::<8, 2>(self, 1, at)];
@@ -111,7 +110,6 @@ impl Read<4> for tiles::Rows<8> {
 impl Fields for tiles::Rows<8> {
     #[inline(always)]
     unsafe fn words(&self, at: usize) -> [__m512i; 4] {
-        self.prefetch(at, 16);
         // SAFETY: see the module.
         unsafe {
             let [a, b] = [every_other(self, 0, at), every_other(self, 1, at)];
@@ -123,7 +121,6 @@ impl Fields for tiles::Rows<8> {
 
     #[inline(always)]
     unsafe fn word(&self, at: usize) -> __m512i {
-        self.prefetch(at, 4);
         // SAFETY: see the module.
         unsafe {
             let words: [i32; 8] = std::array::from_fn(|r| self.byte(r, at).cast::<i32>().read_unaligned());
@@ -134,7 +131,6 @@ impl Fields for tiles::Rows<8> {
 
     #[inline(always)]
     unsafe fn half(&self, at: usize) -> __m512 {
-        self.prefetch(at, 2);
         // SAFETY: see the module.
         unsafe {
             let words = _mm256_cvtepu16_epi32(half8(self, 0, at));
