@@ -40,7 +40,7 @@ pub(super) struct Block {
 
 impl Block {
     /// Most rows of a block: so many, unpacked, stay in the second-level cache while the input passes.
-    pub(super) const ROWS: usize = 4 * TILE;
+    pub(super) const ROWS: usize = 16 * TILE;
 }
 
 /// How the outputs of many input rows are cut into blocks: into tall ones, if that makes enough of them for all threads.

@@ -109,14 +109,14 @@ impl<F: Format> super::Tile for Tile<F> {
     }
 
     #[inline(always)]
-    unsafe fn multiply(job: &Job<'_>, panel: &[Block], b: usize, first: usize, sums: &mut [Sums; 6]) {
+    unsafe fn multiply(job: &Job<'_>, panel: &[Block], b: usize, first: usize, sums: &mut [Sums; 6], next: (usize, usize)) {
         let (x, n) = (job.q256, job.x.len() / job.matrix.cols());
         let block = &panel[0];
         let (products, mins) = sums.split_at_mut(4);
         // SAFETY: the caller's promises.
         unsafe {
             let step = ROWS_OF_64 * TILE.min(n - first);
-            registers::products256(x.q.tile(first, b * 256), step, block.q.as_ptr().cast(), products.as_mut_ptr());
+            registers::products256(x.q.tile(first, b * 256), step, block.q.as_ptr().cast(), products.as_mut_ptr(), x.q.tile(next.1, next.0 * 256));
             if F::MIN {
                 let split = x.split16.as_ptr().add(b * n + first);
                 registers::products_bf16(split.cast(), block.mins.as_ptr().cast(), mins.as_mut_ptr());

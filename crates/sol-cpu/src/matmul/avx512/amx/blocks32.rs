@@ -50,7 +50,7 @@ impl<F: Format> super::Tile for Tile<F> {
     }
 
     #[inline(always)]
-    unsafe fn multiply(job: &Job<'_>, panel: &[Block], b: usize, first: usize, sums: &mut Self::Sums) {
+    unsafe fn multiply(job: &Job<'_>, panel: &[Block], b: usize, first: usize, sums: &mut Self::Sums, _next: (usize, usize)) {
         for (i, (block, sums)) in panel.iter().zip(sums).enumerate() {
             // SAFETY: the caller's promises.
             unsafe {

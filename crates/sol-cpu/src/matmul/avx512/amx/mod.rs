@@ -16,7 +16,16 @@ use sol_weights::DType;
 use super::super::activations::TILE;
 use super::super::tiles::{Ahead, HALVES, Lanes as _};
 use super::super::{Block, Job, Matrix, Panel};
-use super::{COLS, Lanes, blocks32 as formats32, k_formats};
+use super::{Lanes, blocks32 as formats32, k_formats};
+
+/// Columns that are unpacked at a time.
+const COLS: usize = 256;
+
+/// Weight rows that are unpacked at a time.
+const HEIGHT: usize = HALVES * 16;
+
+/// 8-bit numbers of input rows that the second-level cache keeps beside what else is used.
+const STAY: usize = 1 << 20;
 use registers::Registers;
 
 pub(in crate::matmul) use registers::available;
@@ -55,7 +64,7 @@ trait Tile {
     ///
     /// # Safety
     /// As above; [`Registers`] for as many columns; a panel that was packed; activations that lie in tiles.
-    unsafe fn multiply(job: &Job<'_>, panel: &[Self::Block], b: usize, first: usize, sums: &mut Self::Sums);
+    unsafe fn multiply(job: &Job<'_>, panel: &[Self::Block], b: usize, first: usize, sums: &mut Self::Sums, next: (usize, usize));
 
     /// Scales the products of input rows `first..` and adds them to those of the blocks before.
     ///
@@ -120,63 +129,89 @@ unsafe fn tiles<T: Tile>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
 /// # Safety
 /// As [`tiles`], with registers.
 unsafe fn pass<T: Tile>(job: &Job<'_>, block: &Block, next: usize, panel: &mut Panel) {
-    const { assert!(Panel::COLS.is_multiple_of(COLS) && COLS.is_multiple_of(T::BLOCK * T::STEP)) };
-    const HEIGHT: usize = HALVES * 16;
-    let (blocks, input) = (job.matrix.cols() / T::BLOCK, block.columns.len());
-    let at_once = COLS / T::BLOCK;
+    const { assert!(COLS.is_multiple_of(T::BLOCK * T::STEP)) };
+    let (blocks, at_once) = (job.matrix.cols() / T::BLOCK, COLS / T::BLOCK);
+    let (first, input) = (block.columns.start, block.columns.len());
+    // Input rows of so many columns stay in the second-level cache while all weight rows pass.
+    let stay = (STAY / input / COLS).max(1) * at_once;
     // SAFETY: vectors of numbers, whose bytes may be any; all are written before use.
-    let (panel, sums) = unsafe { panel.with_sums::<T::Block, [__m512; HALVES]>(at_once, block.rows.len().div_ceil(HEIGHT) * input) };
-    // SAFETY: any bytes are valid.
-    let mut made: [T::Sums; 2] = unsafe { std::mem::zeroed() };
-    for start in (0..blocks.max(1)).step_by(at_once) {
-        let end = blocks.min(start + at_once);
-        let panel = &mut panel[..end - start];
+    let (panel, sums) = unsafe {
+        panel.with_sums::<T::Block, [__m512; HALVES]>(at_once, block.rows.len().div_ceil(HEIGHT) * input)
+    };
+    // SAFETY: as above.
+    unsafe { sums.fill(std::mem::zeroed()) };
+    for start in (0..blocks).step_by(stay) {
+        let end = blocks.min(start + stay);
         for (row, sums) in block.rows.clone().step_by(HEIGHT).zip(sums.chunks_mut(input)) {
-            let rows = row..block.rows.end.min(row + HEIGHT);
-            if start == 0 {
-                // SAFETY: as above.
-                sums.fill(unsafe { std::mem::zeroed() });
-            }
-            let (to_come, from) = match (rows.end < block.rows.end, end < blocks) {
-                (true, _) => (rows.end, start),
-                (false, true) => (block.rows.start, end),
-                (false, false) => (next, 0),
-            };
-            let bytes = |block: usize| blocks.min(block) * (job.matrix.row_bytes / blocks.max(1));
-            let (to_come, bytes) = (to_come..to_come + HEIGHT, bytes(from)..bytes(from + at_once));
-            let steps = (end - start).div_ceil(T::STEP);
-            let ahead = &mut Ahead::new(job.matrix, to_come, bytes, input.div_ceil(TILE) * steps.max(1));
-            for half in 0..HALVES {
-                // SAFETY: the caller's promises.
-                unsafe { T::pack(job.matrix, row + half * 16, start..end, panel, half) };
-            }
-            let mut settle = |(first, step, sums_of): (usize, usize, &T::Sums)| {
-                let (panel, b) = (&panel[step * T::STEP..], start + step * T::STEP);
-                let acc = &mut sums[first..input.min(first + TILE)];
-                // SAFETY: as above; `sums_of` was made.
-                unsafe { T::settle(job, panel, b, block.columns.start + first, sums_of, acc) };
-            };
-            let mut before = None;
-            let [mut now, mut other] = made.each_mut();
-            for first in (0..input).step_by(TILE) {
-                for step in 0..steps {
-                    ahead.fetch();
-                    let (panel, b) = (&panel[step * T::STEP..], start + step * T::STEP);
-                    // SAFETY: as above.
-                    unsafe { T::multiply(job, panel, b, block.columns.start + first, now) };
-                    std::mem::swap(&mut now, &mut other);
-                    if let Some((first, step)) = before.replace((first, step)) {
-                        settle((first, step, now));
-                    }
+            for start in (start..end).step_by(at_once) {
+                let end = end.min(start + at_once);
+                let (to_come, from) = match (end < blocks.min(start / stay * stay + stay), row + HEIGHT < block.rows.end, end < blocks) {
+                    (true, ..) => (row, end),
+                    (_, true, _) => (row + HEIGHT, start / stay * stay),
+                    (_, _, true) => (block.rows.start, end),
+                    _ => (next, 0),
+                };
+                let bytes = |block: usize| blocks.min(block) * (job.matrix.row_bytes / blocks);
+                let bytes = bytes(from)..bytes(from + at_once);
+                let times = input.div_ceil(TILE) * (end - start).div_ceil(T::STEP);
+                let ahead = &mut Ahead::new(job.matrix, to_come..to_come + HEIGHT, bytes, times);
+                let panel = &mut panel[..end - start];
+                for half in 0..HALVES {
+                    // SAFETY: the caller's promises.
+                    unsafe { T::pack(job.matrix, row + half * 16, start..end, panel, half) };
                 }
-            }
-            if let Some((first, step)) = before {
-                settle((first, step, other));
-            }
-            if end == blocks {
-                // SAFETY: the caller's promises.
-                unsafe { Lanes::finish(job, rows, block.columns.start, sums) };
+                // SAFETY: the caller's promises, and the panel is packed.
+                unsafe { multiply::<T>(job, panel, start, first, sums, ahead) };
             }
         }
+    }
+    for i in 0..input {
+        for (row, sums) in block.rows.clone().step_by(HEIGHT).zip(sums.chunks(input)) {
+            // SAFETY: the caller's promises.
+            unsafe { Lanes::finish(job, row..block.rows.end.min(row + HEIGHT), first + i, &sums[i..i + 1]) };
+        }
+    }
+}
+
+/// Adds the products of a panel that starts at block `start` with as many input rows from `first` on as there are sums.
+///
+/// # Safety
+/// As [`pass`], and a panel that was packed.
+unsafe fn multiply<T: Tile>(
+    job: &Job<'_>,
+    panel: &[T::Block],
+    start: usize,
+    first: usize,
+    sums: &mut [[__m512; HALVES]],
+    ahead: &mut Ahead,
+) {
+    let (input, steps) = (sums.len(), panel.len());
+    let mut settle = |(group, step): (usize, usize), made: &T::Sums| {
+        let acc = sums[group..].chunks_mut(TILE).next().unwrap_or_default();
+        // SAFETY: the caller's promises; `made` was.
+        unsafe { T::settle(job, &panel[step..], start + step, first + group, made, acc) };
+    };
+    // SAFETY: any bytes are valid.
+    let mut made: [T::Sums; 2] = unsafe { std::mem::zeroed() };
+    let [mut now, mut other] = made.each_mut();
+    let mut before = None;
+    for group in (0..input).step_by(TILE) {
+        for step in (0..steps).step_by(T::STEP) {
+            ahead.fetch();
+            let next = match (step + T::STEP < steps, group + TILE < input) {
+                (true, _) => (start + step + T::STEP, first + group),
+                (_, true) => (start, first + group + TILE),
+                _ => (start, first),
+            };
+            // SAFETY: the caller's promises.
+            unsafe { T::multiply(job, &panel[step..], start + step, first + group, now, next) };
+            std::mem::swap(&mut now, &mut other);
+            if let Some(before) = before.replace((group, step)) {
+                settle(before, now);
+            }
+        }
+    }
+    if let Some(before) = before {
+        settle(before, other);
     }
 }

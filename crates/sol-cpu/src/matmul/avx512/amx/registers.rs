@@ -98,9 +98,14 @@ macro_rules! tiles {
 ///
 /// # Safety
 /// [`Registers`] for 64 columns. `x` are four tiles that are `step` bytes apart; `w` sixteen, in the order of `sums`, four of each;
-/// `sums` four.
+/// `sums` four. The 4 KB at `next` are fetched meanwhile.
 #[inline(always)]
-pub(super) unsafe fn products256(x: *const i8, step: usize, w: *const u8, sums: *mut Sums) {
+pub(super) unsafe fn products256(x: *const i8, step: usize, w: *const u8, sums: *mut Sums, next: *const i8) {
+    macro_rules! fetch {
+        ($($at:literal)*) => {
+            concat!($("prefetcht0 [{next} + ", $at, "]\n",)*)
+        };
+    }
     macro_rules! columns64 {
         ($x:literal, $a:literal $b:literal $c:literal $d:literal) => {
             concat!(
@@ -108,12 +113,17 @@ pub(super) unsafe fn products256(x: *const i8, step: usize, w: *const u8, sums: 
                 "tileloadd tmm5, [{w} + {row} + ", $a, "]\n",
                 "tileloadd tmm6, [{w} + {row} + ", $b, "]\n",
                 "tdpbssd tmm0, ", $x, ", tmm5\n",
+                fetch!(0 64 128 192),
                 "tdpbssd tmm1, ", $x, ", tmm6\n",
+                fetch!(256 320 384 448),
                 "tileloadd tmm5, [{w} + {row} + ", $c, "]\n",
                 "tileloadd tmm6, [{w} + {row} + ", $d, "]\n",
                 "tdpbssd tmm2, ", $x, ", tmm5\n",
+                fetch!(512 576 640 704),
                 "tdpbssd tmm3, ", $x, ", tmm6\n",
+                fetch!(768 832 896 960),
                 "add {x}, {step}\n",
+                "add {next}, 1024\n",
             )
         };
     }
@@ -129,7 +139,7 @@ pub(super) unsafe fn products256(x: *const i8, step: usize, w: *const u8, sums: 
             "tilestored [{sums} + {row} + 1024], tmm1",
             "tilestored [{sums} + {row} + 2048], tmm2",
             "tilestored [{sums} + {row} + 3072], tmm3";
-            x = inout(reg) x => _, step = in(reg) step, w = in(reg) w, sums = in(reg) sums
+            x = inout(reg) x => _, next = inout(reg) next => _, step = in(reg) step, w = in(reg) w, sums = in(reg) sums
         );
     }
 }
