@@ -24,16 +24,16 @@ impl Pace {
     pub(crate) fn fetch(&mut self, bytes: usize) {
         self.due += bytes as isize;
         while self.due > 0 {
-            line(self.next);
+            first(self.next);
             self.next = self.next.wrapping_add(Self::LINE);
             self.due -= Self::LINE as isize;
         }
     }
 }
 
-/// Asks for the line of `at`.
+/// Asks for the line of `at`, into the first-level cache.
 #[inline(always)]
-fn line(at: *const u8) {
+pub(crate) fn first<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: fetching reads nothing and faults nowhere.
     unsafe {
@@ -41,4 +41,14 @@ fn line(at: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Asks for the line of `at`, into the second-level cache.
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn second<T>(at: *const T) {
+    // SAFETY: fetching reads nothing and faults nowhere.
+    unsafe {
+        std::arch::asm!("prefetcht1 [{}]", in(reg) at, options(nostack, preserves_flags));
+    }
 }

@@ -6,12 +6,10 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use crate::pool::{Pool, share};
 
 use super::isa::{Isa, Level};
-use super::panel::Panel;
+use super::panel::{Line, Panel};
 use super::portable::DEPTH;
 use crate::shared::SharedMut;
 
@@ -36,7 +34,7 @@ const BEYOND: usize = TILE * 64;
 /// interleaved, and a tile's columns in place of four: 32 of blocks of 32, else 64.
 #[derive(Default)]
 pub(super) struct Interleaved {
-    q: Vec<i8>,
+    q: Vec<Line>,
     n: usize,
     cols: usize,
     tiles: bool,
@@ -44,7 +42,10 @@ pub(super) struct Interleaved {
 
 impl Interleaved {
     fn reset(&mut self, n: usize, cols: usize, tiles: bool) {
-        grow(&mut self.q, n * cols + if tiles { BEYOND } else { 0 });
+        let lines = (n * cols + if tiles { BEYOND } else { 0 }).div_ceil(size_of::<Line>());
+        if self.q.len() < lines {
+            self.q.resize(lines, Line::ZERO);
+        }
         (self.n, self.cols, self.tiles) = (n, cols, tiles);
     }
 
@@ -78,7 +79,7 @@ impl Interleaved {
     pub(super) unsafe fn tile(&self, first: usize, col: usize) -> *const i8 {
         debug_assert!(self.tiles && first.is_multiple_of(TILE) && first < self.n && col < self.cols);
         // SAFETY: within `n * cols` numbers.
-        unsafe { self.q.as_ptr().add(Self::at::<TILE>(self.n, self.cols, first, col)) }
+        unsafe { self.q.as_ptr().cast::<i8>().add(Self::at::<TILE>(self.n, self.cols, first, col)) }
     }
 
     /// The activations of columns `col..` of rows `first..`, up to the end of the piece of columns.
@@ -89,7 +90,7 @@ impl Interleaved {
     pub(super) unsafe fn words(&self, first: usize, col: usize) -> *const i8 {
         debug_assert!(!self.tiles && first.is_multiple_of(BESIDE) && first < self.n && col < self.cols);
         // SAFETY: within `n * cols` numbers.
-        unsafe { self.q.as_ptr().add(Self::at::<BESIDE>(self.n, self.cols, first, col)) }
+        unsafe { self.q.as_ptr().cast::<i8>().add(Self::at::<BESIDE>(self.n, self.cols, first, col)) }
     }
 
     /// As [`Interleaved::words`], for `C` rows.
@@ -111,7 +112,8 @@ impl Interleaved {
     pub(super) fn block<const N: usize>(&self, row: usize, b: usize) -> [i8; N] {
         debug_assert!(!self.tiles);
         let first = row / BESIDE * BESIDE;
-        let words = self.q[Self::at::<BESIDE>(self.n, self.cols, first, b * N)..].as_chunks::<4>().0;
+        let q: &[i8] = bytemuck::cast_slice(&self.q);
+        let words = q[Self::at::<BESIDE>(self.n, self.cols, first, b * N)..].as_chunks::<4>().0;
         std::array::from_fn(|i| words[i / 4 * BESIDE.min(self.n - first) + row - first][i % 4])
     }
 }
@@ -181,13 +183,7 @@ pub(super) struct Blocks256 {
     pub(super) sum16: Vec<i16>,
     /// Sum of each 32 `q`, `[n][cols / 32]`.
     pub(super) sum32: Vec<i16>,
-    /// For tiles, `sum16` as numbers that bf16 has: of each of a super-block's groups what is left of division by [`SPLIT`], then
-    /// of each the rest, `[cols / 256][n]`.
-    pub(super) split16: Vec<[bf16; 32]>,
 }
-
-/// A sum of 16 `q` is that many times a 7-bit number, and something less.
-const SPLIT: i16 = 64;
 
 impl Blocks32 {
     /// Quantises `n` rows of `cols` values, for tiles or not.
@@ -205,7 +201,7 @@ impl Blocks32 {
         grow(&mut self.d, n * blocks);
         grow(&mut self.sum, n * blocks);
         grow(&mut self.dsum, n * blocks);
-        let (q, d) = (SharedMut::new(&mut self.q.q), SharedMut::new(&mut self.d));
+        let (q, d) = (SharedMut::new(bytemuck::cast_slice_mut::<_, i8>(&mut self.q.q)), SharedMut::new(&mut self.d));
         let (sum, dsum) = (SharedMut::new(&mut self.sum), SharedMut::new(&mut self.dsum));
         each_few::<B>(pool, n, cols, |rows| {
             let at = rows.start * blocks..rows.end * blocks;
@@ -235,15 +231,11 @@ impl Blocks256 {
     /// `B` rows interleaved, by `W` columns each.
     fn fill_by<const B: usize, const W: usize>(&mut self, isa: Isa, pool: &Pool, x: &[f32], n: usize, cols: usize) {
         self.q.reset(n, cols, B == TILE);
-        if B == TILE {
-            grow(&mut self.split16, n * cols / 256 + TILE);
-        }
         grow(&mut self.d, n * cols / 256);
         grow(&mut self.sum16, n * cols / 16);
         grow(&mut self.sum32, n * cols / 32);
-        let (q, d) = (SharedMut::new(&mut self.q.q), SharedMut::new(&mut self.d));
+        let (q, d) = (SharedMut::new(bytemuck::cast_slice_mut::<_, i8>(&mut self.q.q)), SharedMut::new(&mut self.d));
         let (sum16, sum32) = (SharedMut::new(&mut self.sum16), SharedMut::new(&mut self.sum32));
-        let split16 = SharedMut::new(&mut self.split16);
         each_few::<B>(pool, n, cols, |rows| {
             let at = |len: usize| rows.start * cols / len..rows.end * cols / len;
             // SAFETY: every row is handled once, and groups of rows do not overlap.
@@ -257,15 +249,6 @@ impl Blocks256 {
             });
             for (sum, halves) in sum32.iter_mut().zip(sum16.as_chunks::<2>().0) {
                 *sum = halves[0] + halves[1];
-            }
-            if B == TILE {
-                let blocks = cols / 256;
-                for (i, sums) in sum16.as_chunks::<16>().0.iter().enumerate() {
-                    let at = i % blocks * n + rows.start + i / blocks;
-                    // SAFETY: every row is handled once.
-                    let to = unsafe { split16.slice(at..at + 1) };
-                    to[0] = split(sums);
-                }
             }
         });
     }
@@ -335,17 +318,6 @@ fn each_few<const B: usize>(pool: &Pool, n: usize, cols: usize, few: impl Fn(Ran
     } else {
         pool.run(|thread| all(share(n, B, thread, pool.threads())));
     }
-}
-
-/// Sums of groups as numbers that bf16 has exactly: see [`Blocks256::split16`].
-#[inline(always)]
-fn split(sums: &[i16; 16]) -> [bf16; 32] {
-    // Integers of up to eight bits, or such times a power of two, have their lower half in zeros as f32.
-    let exact = |value: i16| bf16::from_bits((f32::from(value).to_bits() >> 16) as u16);
-    std::array::from_fn(|i| match i {
-        0..16 => exact(sums[i] & (SPLIT - 1)),
-        _ => exact(sums[i - 16] & -SPLIT),
-    })
 }
 
 /// Quantises a few rows `x` of blocks of `N`, with the instructions there are. `to` gives the place of so many columns of them,

@@ -3,7 +3,16 @@
 /// A cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+pub(super) struct Line([u8; 64]);
+
+impl Line {
+    pub(super) const ZERO: Self = Self([0; 64]);
+}
+
+// SAFETY: bytes without padding, any of which may be zero.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Line {}
 
 /// Aligned memory that grows to what is asked for and stays.
 #[derive(Default)]
@@ -43,7 +52,7 @@ impl Panel {
         const { assert!(align_of::<T>() <= 64) };
         let wanted = (n * size_of::<T>()).div_ceil(64);
         if lines.len() < wanted {
-            lines.resize(wanted, Line([0; 64]));
+            lines.resize(wanted, Line::ZERO);
         }
         // SAFETY: aligned, large enough, initialised, and valid by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), n) }

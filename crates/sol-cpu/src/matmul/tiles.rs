@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::activations::BESIDE;
 use super::{Block, FEW, Job, Matrix, Panel};
-use crate::fetch::Pace;
+use crate::fetch::{self, Pace};
 
 /// Input rows that share a load of the panel.
 const WIDTH: usize = 4;
@@ -97,7 +97,7 @@ pub(super) trait Tile {
     );
 }
 
-/// What is unpacked next, fetched bit by bit while other rows are multiplied.
+/// What is unpacked next, fetched bit by bit in the midst of other work.
 pub(super) struct Ahead {
     /// Where the bytes of the next row start, and the bytes left of this one.
     row: *const u8,
@@ -105,8 +105,10 @@ pub(super) struct Ahead {
     rows: usize,
     row_bytes: usize,
     bytes: usize,
-    /// Lines at a time.
+    /// Lines in all, and as many of them as are due, times `work`.
     lines: usize,
+    due: usize,
+    work: usize,
 }
 
 impl Ahead {
@@ -115,19 +117,21 @@ impl Ahead {
     /// Columns that are multiplied between two times.
     pub(super) const EVERY: usize = 256;
 
-    /// Some bytes of some rows of the matrix, in so many times.
-    pub(super) fn new(matrix: &Matrix, rows: Range<usize>, bytes: Range<usize>, times: usize) -> Self {
+    /// Some bytes of some rows of the matrix, while so much work is done.
+    pub(super) fn new(matrix: &Matrix, rows: Range<usize>, bytes: Range<usize>, work: usize) -> Self {
         let rows = rows.start..rows.end.min(matrix.rows());
-        let lines = (rows.len() * (bytes.len().div_ceil(Self::LINE) + 1)).div_ceil(times);
+        let lines = rows.len() * (bytes.len().div_ceil(Self::LINE) + 1);
         let row = if rows.is_empty() { std::ptr::null() } else { matrix.row(rows.start)[bytes.start..].as_ptr() };
-        Self { row, left: row..row, rows: rows.len(), row_bytes: matrix.row_bytes, bytes: bytes.len(), lines }
+        let (rows, row_bytes, bytes) = (rows.len(), matrix.row_bytes, bytes.len());
+        Self { row, left: row..row, rows, row_bytes, bytes, lines, due: 0, work }
     }
 
-    /// To be called as many times, in the midst of other work.
+    /// To be called when so much more of the work is done.
     #[inline(always)]
-    pub(super) fn fetch(&mut self) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        for _ in 0..self.lines {
+    pub(super) fn fetch(&mut self, work: usize) {
+        self.due += work * self.lines;
+        while self.due >= self.work {
+            self.due -= self.work;
             if self.left.start >= self.left.end {
                 if self.rows == 0 {
                     return;
@@ -136,8 +140,7 @@ impl Ahead {
                 self.row = self.row.wrapping_add(self.row_bytes);
                 self.rows -= 1;
             }
-            // SAFETY: fetching ahead reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.left.start.cast()) };
+            fetch::second(self.left.start);
             self.left.start = self.left.start.wrapping_add(Self::LINE);
         }
     }

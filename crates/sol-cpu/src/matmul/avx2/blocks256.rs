@@ -191,7 +191,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
         let mut acc = *sums;
         let x = &job.q256.q;
         for (b, block) in panel.iter().enumerate() {
-            ahead.fetch();
+            ahead.fetch(1);
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
             unsafe {
                 let sums = products::<F, HALVES, C>(block, x.words(first, (start + b) * 256));

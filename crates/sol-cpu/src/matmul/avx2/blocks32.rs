@@ -83,7 +83,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
         let mut acc = *sums;
         for (b, block) in panel.iter().enumerate() {
             if b.is_multiple_of(Ahead::EVERY / 32) {
-                ahead.fetch();
+                ahead.fetch(1);
             }
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
             unsafe { add::<F, HALVES, C>(job, block, start + b, first, &mut acc) };

@@ -194,7 +194,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
     ) {
         let mut acc = *sums;
         for (b, block) in panel.iter().enumerate() {
-            ahead.fetch();
+            ahead.fetch(1);
             // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
             unsafe {
                 let x = job.q256.q.beside::<C>(first, (start + b) * 256);
@@ -269,7 +269,7 @@ unsafe fn group<F: Format, const H: usize, const C: usize>(
 /// Adds a super-block's sums to those of the row, and what minimums make.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
-unsafe fn settle<F: Format, const H: usize, const C: usize>(
+pub(super) unsafe fn settle<F: Format, const H: usize, const C: usize>(
     job: &Job<'_>,
     scales: &Scales<H>,
     sums: &[[__m512i; H]; C],

@@ -139,7 +139,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
         // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too; they lie in one piece.
         let mut x = unsafe { job.q32.q.beside::<C>(first, start * 32) };
         for blocks in panel.chunks(Ahead::EVERY / 32) {
-            ahead.fetch();
+            ahead.fetch(1);
             for block in blocks {
                 // SAFETY: as above.
                 unsafe { add::<F, HALVES, C>(job, block, x, b, first, &mut acc) };

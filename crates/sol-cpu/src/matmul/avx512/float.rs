@@ -148,7 +148,7 @@ unsafe fn many<F: Columns>(job: &Job<'_>, x: &Classes, block: &Block, panel: &mu
                     };
                     let next = x.class(piece.start..piece.end, ORDER[turn_after], next);
                     let x = x.class(piece.start..piece.end, class, first);
-                    ahead.fetch();
+                    ahead.fetch(1);
                     let sums = &mut sums[first - columns.start..];
                     macro_rules! strip {
                         ($($c:literal)*) => {

@@ -26,6 +26,7 @@ const HEIGHT: usize = HALVES * 16;
 
 /// 8-bit numbers of input rows that the second-level cache keeps beside what else is used.
 const STAY: usize = 1 << 20;
+use crate::fetch;
 use registers::Registers;
 
 pub(in crate::matmul) use registers::available;
@@ -37,7 +38,7 @@ pub(in crate::matmul) const WITHOUT: usize = 8;
 const PASS: usize = 1024;
 
 /// The kernels of a quantised format.
-trait Tile {
+trait Tile: Sized {
     /// Columns of a block.
     const BLOCK: usize;
 
@@ -57,27 +58,79 @@ trait Tile {
     ///
     /// # Safety
     /// The machine has the instructions, and the matrix the blocks.
-    unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize);
+    unsafe fn pack(
+        matrix: &Matrix,
+        row: usize,
+        blocks: Range<usize>,
+        panel: &mut [Self::Block],
+        half: usize,
+        ahead: &mut Ahead,
+    );
 
-    /// The products of up to [`Tile::STEP`] panel blocks, the first of which is block `b`, with input rows `first..first + 16`.
-    /// Those beyond the last one are any numbers.
+    /// The products of up to [`Tile::STEP`] panel blocks, the first of which is block `b`, with input rows `first..first + 16`
+    /// (those beyond the last one are any numbers), while those of another step are settled and what lies at `next` is fetched.
     ///
     /// # Safety
     /// As above; [`Registers`] for as many columns; a panel that was packed; activations that lie in tiles.
-    unsafe fn multiply(job: &Job<'_>, panel: &[Self::Block], b: usize, first: usize, sums: &mut Self::Sums, next: (usize, usize));
-
-    /// Scales the products of input rows `first..` and adds them to those of the blocks before.
-    ///
-    /// # Safety
-    /// As above; there are such input rows.
-    unsafe fn settle(
+    unsafe fn multiply(
         job: &Job<'_>,
         panel: &[Self::Block],
         b: usize,
         first: usize,
-        sums: &Self::Sums,
-        acc: &mut [[__m512; HALVES]],
+        sums: &mut Self::Sums,
+        next: *const i8,
+        before: &Made<'_, Self>,
     );
+
+    /// Where the activations of block `b` of input rows `first..` lie.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn activations(job: &Job<'_>, b: usize, first: usize) -> *const i8;
+
+    /// Scales the products of input row `first + c` and adds them to those of the blocks before.
+    ///
+    /// # Safety
+    /// As above; there is such an input row.
+    unsafe fn settle(made: &Made<'_, Self>, job: &Job<'_>, c: usize, acc: &mut [__m512; HALVES]);
+}
+
+/// The products of a step.
+struct Made<'a, T: Tile> {
+    panel: &'a [T::Block],
+    b: usize,
+    first: usize,
+    sums: &'a T::Sums,
+    /// What the blocks before have made, of every input row.
+    acc: *mut [__m512; HALVES],
+    rows: usize,
+}
+
+impl<T: Tile> Made<'_, T> {
+    /// Settles input row `c` of sixteen, if there are so many.
+    ///
+    /// # Safety
+    /// As [`Tile::settle`].
+    #[inline(always)]
+    unsafe fn settle(&self, job: &Job<'_>, c: usize) {
+        if c < self.rows {
+            // SAFETY: the caller's promises; there are so many.
+            unsafe { T::settle(self, job, c, &mut *self.acc.add(c)) };
+        }
+    }
+
+    /// The same, and fetches the `c`-th part of the activations that lie at `next`.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn meanwhile(&self, job: &Job<'_>, c: usize, next: *const i8) {
+        // SAFETY: as above.
+        unsafe { self.settle(job, c) };
+        for line in 0..T::STEP * T::BLOCK / 64 {
+            fetch::first(next.wrapping_add((c + 16 * line) * 64));
+        }
+    }
 }
 
 /// Computes a block of the output.
@@ -139,29 +192,30 @@ unsafe fn pass<T: Tile>(job: &Job<'_>, block: &Block, next: usize, panel: &mut P
         panel.with_sums::<T::Block, [__m512; HALVES]>(at_once, block.rows.len().div_ceil(HEIGHT) * input)
     };
     // SAFETY: as above.
+    let mut made: [T::Sums; 2] = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
     unsafe { sums.fill(std::mem::zeroed()) };
     for start in (0..blocks).step_by(stay) {
         let end = blocks.min(start + stay);
         for (row, sums) in block.rows.clone().step_by(HEIGHT).zip(sums.chunks_mut(input)) {
+            let (rows, blocks_to_come) = match (row + HEIGHT < block.rows.end, end < blocks) {
+                (true, _) => (row + HEIGHT, start..end),
+                (false, true) => (block.rows.start, end..blocks.min(end + stay)),
+                (false, false) => (next, 0..blocks.min(stay)),
+            };
+            let block_bytes = job.matrix.row_bytes / blocks;
+            let bytes = blocks_to_come.start * block_bytes..blocks_to_come.end * block_bytes;
+            let work = (end - start) * T::BLOCK * (HALVES + input.div_ceil(TILE));
+            let ahead = &mut Ahead::new(job.matrix, rows..rows + HEIGHT, bytes, work);
             for start in (start..end).step_by(at_once) {
                 let end = end.min(start + at_once);
-                let (to_come, from) = match (end < blocks.min(start / stay * stay + stay), row + HEIGHT < block.rows.end, end < blocks) {
-                    (true, ..) => (row, end),
-                    (_, true, _) => (row + HEIGHT, start / stay * stay),
-                    (_, _, true) => (block.rows.start, end),
-                    _ => (next, 0),
-                };
-                let bytes = |block: usize| blocks.min(block) * (job.matrix.row_bytes / blocks);
-                let bytes = bytes(from)..bytes(from + at_once);
-                let times = input.div_ceil(TILE) * (end - start).div_ceil(T::STEP);
-                let ahead = &mut Ahead::new(job.matrix, to_come..to_come + HEIGHT, bytes, times);
                 let panel = &mut panel[..end - start];
                 for half in 0..HALVES {
                     // SAFETY: the caller's promises.
-                    unsafe { T::pack(job.matrix, row + half * 16, start..end, panel, half) };
+                    unsafe { T::pack(job.matrix, row + half * 16, start..end, panel, half, ahead) };
                 }
                 // SAFETY: the caller's promises, and the panel is packed.
-                unsafe { multiply::<T>(job, panel, start, first, sums, ahead) };
+                unsafe { multiply::<T>(job, panel, start, first, sums, &mut made, ahead) };
             }
         }
     }
@@ -177,41 +231,39 @@ unsafe fn pass<T: Tile>(job: &Job<'_>, block: &Block, next: usize, panel: &mut P
 ///
 /// # Safety
 /// As [`pass`], and a panel that was packed.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn multiply<T: Tile>(
     job: &Job<'_>,
     panel: &[T::Block],
     start: usize,
     first: usize,
-    sums: &mut [[__m512; HALVES]],
+    acc: &mut [[__m512; HALVES]],
+    made: &mut [T::Sums; 2],
     ahead: &mut Ahead,
 ) {
-    let (input, steps) = (sums.len(), panel.len());
-    let mut settle = |(group, step): (usize, usize), made: &T::Sums| {
-        let acc = sums[group..].chunks_mut(TILE).next().unwrap_or_default();
-        // SAFETY: the caller's promises; `made` was.
-        unsafe { T::settle(job, &panel[step..], start + step, first + group, made, acc) };
-    };
-    // SAFETY: any bytes are valid.
-    let mut made: [T::Sums; 2] = unsafe { std::mem::zeroed() };
+    let (input, steps) = (acc.len(), panel.len());
     let [mut now, mut other] = made.each_mut();
-    let mut before = None;
-    for group in (0..input).step_by(TILE) {
-        for step in (0..steps).step_by(T::STEP) {
-            ahead.fetch();
-            let next = match (step + T::STEP < steps, group + TILE < input) {
-                (true, _) => (start + step + T::STEP, first + group),
-                (_, true) => (start, first + group + TILE),
-                _ => (start, first),
-            };
-            // SAFETY: the caller's promises.
-            unsafe { T::multiply(job, &panel[step..], start + step, first + group, now, next) };
-            std::mem::swap(&mut now, &mut other);
-            if let Some(before) = before.replace((group, step)) {
-                settle(before, now);
-            }
+    let (mut group, mut step, mut rows) = (0, 0, 0);
+    let mut before = (0, 0);
+    while group < input {
+        let (next_group, next_step) = if step + T::STEP < steps { (group, step + T::STEP) } else { (group + TILE, 0) };
+        ahead.fetch(T::BLOCK * (steps - step).min(T::STEP));
+        // SAFETY: the caller's promises.
+        unsafe {
+            let (panel_before, acc) = (&panel[before.1..], acc.as_mut_ptr().add(before.0));
+            let made =
+                Made { panel: panel_before, b: start + before.1, first: first + before.0, sums: &*other, acc, rows };
+            let next = T::activations(job, start + next_step, first + if next_group < input { next_group } else { group });
+            T::multiply(job, &panel[step..], start + step, first + group, now, next, &made);
         }
+        std::mem::swap(&mut now, &mut other);
+        (before, rows) = ((group, step), TILE.min(input - group));
+        (group, step) = (next_group, next_step);
     }
-    if let Some(before) = before {
-        settle(before, other);
+    let (panel, acc) = (&panel[before.1..], acc[before.0..].as_mut_ptr());
+    let made = Made::<T> { panel, b: start + before.1, first: first + before.0, sums: &*other, acc, rows };
+    for c in 0..TILE {
+        // SAFETY: as above.
+        unsafe { made.settle(job, c) };
     }
 }

@@ -1,15 +1,15 @@
 //! The tile registers and what is done with them, in assembly, as the compiler's functions for it are not stable.
 //!
-//! Registers 0 to 3 are sums: 16 input rows by 16 weight rows of 32 bits. Registers 4 and 7 are input rows, 5 and 6 are weights.
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18, "Programming with Intel AMX".
 
 use std::arch::asm;
+use std::arch::x86_64::*;
 
-/// Whether this process may use them: the machine has tiles, products of 8-bit numbers and of bf16, and the system lets it.
+/// Whether this process may use them: the machine has tiles and products of 8-bit numbers, and the system lets it.
 pub(in crate::matmul) fn available() -> bool {
-    const TILE_BF16_INT8: u32 = 1 << 24 | 1 << 22 | 1 << 25;
-    let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
-    features & TILE_BF16_INT8 == TILE_BF16_INT8 && permitted()
+    const TILE_INT8: u32 = 1 << 24 | 1 << 25;
+    let features = __cpuid_count(7, 0).edx;
+    features & TILE_INT8 == TILE_INT8 && permitted()
 }
 
 /// Linux keeps room for a thread's tiles only where a process has asked for it.
@@ -26,17 +26,23 @@ fn permitted() -> bool {
     false
 }
 
-/// Bytes of a whole tile, and of a row of one.
-pub(super) const BYTES: usize = 1024;
+/// Bytes of a row of a tile.
 pub(super) const ROW: usize = 64;
 
 /// A tile of 32-bit sums, a row an input row.
-#[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[u8; ROW]; 16]);
+pub(super) struct Sums([[u8; ROW]; 16]);
 
 impl Sums {
-    pub(super) const ZERO: Self = Self([[0; ROW]; 16]);
+    /// The sums of an input row.
+    ///
+    /// # Safety
+    /// The machine has AVX-512.
+    #[inline(always)]
+    pub(super) unsafe fn row(&self, row: usize) -> __m512i {
+        // SAFETY: 64 bytes, of such alignment.
+        unsafe { _mm512_load_si512(self.0[row].as_ptr().cast()) }
+    }
 }
 
 /// The shapes of the registers, as `ldtilecfg` reads them.
@@ -49,7 +55,11 @@ struct Shapes {
     rows: [u8; 16],
 }
 
-/// The registers are in use while this lives.
+/// Registers of weights.
+const WEIGHTS: [usize; 2] = [6, 7];
+
+/// The registers are in use while this lives. Registers 0 to 3 are for sums, of 16 input rows by 16 weight rows, 32 bits each; 4 and 5
+/// for input rows; 6 and 7 for weights.
 pub(super) struct Registers(());
 
 impl Registers {
@@ -61,16 +71,12 @@ impl Registers {
         let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes_of_row: [0; 16], rows: [0; 16] };
         shapes.bytes_of_row[..8].fill(ROW as u16);
         shapes.rows[..8].fill(16);
-        for i in [4, 7] {
-            shapes.bytes_of_row[i] = columns as u16;
-        }
-        for i in [5, 6] {
+        shapes.bytes_of_row[4..6].fill(columns as u16);
+        for i in WEIGHTS {
             shapes.rows[i] = columns as u8 / 4;
         }
         // SAFETY: the caller's promise.
-        unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, preserves_flags, readonly));
-        }
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, preserves_flags, readonly)) };
         Self(())
     }
 }
@@ -82,108 +88,43 @@ impl Drop for Registers {
     }
 }
 
-/// `asm!` that may change all tile registers. `{row}` is [`ROW`].
-macro_rules! tiles {
-    ($($template:expr),* ; $($operands:tt)*) => {
-        asm!(
-            $($template,)* $($operands)*, row = in(reg) ROW,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack)
-        )
-    };
+// The compiler never keeps anything in these registers, so that what one of the following leaves there the next ones find.
+
+/// # Safety
+/// There are [`Registers`], as in all of the following.
+#[inline(always)]
+pub(super) unsafe fn zero<const SUMS: usize>() {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("tilezero tmm{}", const SUMS, options(nostack, preserves_flags)) };
 }
 
-/// Products of 256 columns with `2 * 16` weight rows, each weight given as two numbers whose products are summed apart. `sums`: of
-/// the first sixteen weight rows' first and second numbers, then of the other sixteen's.
-///
 /// # Safety
-/// [`Registers`] for 64 columns. `x` are four tiles that are `step` bytes apart; `w` sixteen, in the order of `sums`, four of each;
-/// `sums` four. The 4 KB at `next` are fetched meanwhile.
+/// There is a tile, of rows that are `stride` bytes apart.
 #[inline(always)]
-pub(super) unsafe fn products256(x: *const i8, step: usize, w: *const u8, sums: *mut Sums, next: *const i8) {
-    macro_rules! fetch {
-        ($($at:literal)*) => {
-            concat!($("prefetcht0 [{next} + ", $at, "]\n",)*)
-        };
-    }
-    macro_rules! columns64 {
-        ($x:literal, $a:literal $b:literal $c:literal $d:literal) => {
-            concat!(
-                "tileloadd ", $x, ", [{x} + {row}]\n",
-                "tileloadd tmm5, [{w} + {row} + ", $a, "]\n",
-                "tileloadd tmm6, [{w} + {row} + ", $b, "]\n",
-                "tdpbssd tmm0, ", $x, ", tmm5\n",
-                fetch!(0 64 128 192),
-                "tdpbssd tmm1, ", $x, ", tmm6\n",
-                fetch!(256 320 384 448),
-                "tileloadd tmm5, [{w} + {row} + ", $c, "]\n",
-                "tileloadd tmm6, [{w} + {row} + ", $d, "]\n",
-                "tdpbssd tmm2, ", $x, ", tmm5\n",
-                fetch!(512 576 640 704),
-                "tdpbssd tmm3, ", $x, ", tmm6\n",
-                fetch!(768 832 896 960),
-                "add {x}, {step}\n",
-                "add {next}, 1024\n",
-            )
-        };
-    }
-    // SAFETY: the caller's promises.
-    unsafe {
-        tiles!(
-            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-            columns64!("tmm4", 0 4096 8192 12288),
-            columns64!("tmm7", 1024 5120 9216 13312),
-            columns64!("tmm4", 2048 6144 10240 14336),
-            columns64!("tmm7", 3072 7168 11264 15360),
-            "tilestored [{sums} + {row}], tmm0",
-            "tilestored [{sums} + {row} + 1024], tmm1",
-            "tilestored [{sums} + {row} + 2048], tmm2",
-            "tilestored [{sums} + {row} + 3072], tmm3";
-            x = inout(reg) x => _, next = inout(reg) next => _, step = in(reg) step, w = in(reg) w, sums = in(reg) sums
-        );
-    }
+pub(super) unsafe fn load<const TO: usize>(tile: *const i8, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("tileloadd tmm{}, [{} + {}]", const TO, in(reg) tile, in(reg) stride, options(nostack, preserves_flags, readonly)) };
 }
 
-/// Products of 32 bf16 columns with two times sixteen weight rows, as f32.
-///
 /// # Safety
-/// [`Registers`] for 64 columns of 8 bits. `x` is a tile; `w` and `sums` are two.
+/// As above.
 #[inline(always)]
-pub(super) unsafe fn products_bf16(x: *const u8, w: *const u8, sums: *mut Sums) {
-    // SAFETY: the caller's promises.
-    unsafe {
-        tiles!(
-            "tilezero tmm0", "tilezero tmm1",
-            "tileloadd tmm4, [{x} + {row}]",
-            "tileloadd tmm5, [{w} + {row}]",
-            "tileloadd tmm6, [{w} + {row} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm5",
-            "tdpbf16ps tmm1, tmm4, tmm6",
-            "tilestored [{sums} + {row}], tmm0",
-            "tilestored [{sums} + {row} + 1024], tmm1";
-            x = in(reg) x, w = in(reg) w, sums = in(reg) sums
-        );
-    }
+pub(super) unsafe fn store<const SUMS: usize>(to: &mut Sums) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("tilestored [{} + {}], tmm{}", in(reg) to, in(reg) ROW, const SUMS, options(nostack, preserves_flags)) };
 }
 
-/// Products of 32 columns with two times sixteen weight rows.
+/// Adds the products of input rows and weights, both signed or, if `unsigned`, weights not.
 ///
 /// # Safety
-/// [`Registers`] for 32 columns. `x` is a tile, of rows of 32 bytes; `w` are two, of half the rows; `sums` two.
+/// As above.
 #[inline(always)]
-pub(super) unsafe fn products32(x: *const i8, w: *const u8, sums: *mut Sums) {
-    // SAFETY: the caller's promises.
+pub(super) unsafe fn add<const SUMS: usize, const X: usize, const W: usize>(unsigned: bool) {
+    // SAFETY: the caller's promise.
     unsafe {
-        tiles!(
-            "tilezero tmm0", "tilezero tmm1",
-            "tileloadd tmm4, [{x} + {columns}]",
-            "tileloadd tmm5, [{w} + {row}]",
-            "tileloadd tmm6, [{w} + {row} + 512]",
-            "tdpbssd tmm0, tmm4, tmm5",
-            "tdpbssd tmm1, tmm4, tmm6",
-            "tilestored [{sums} + {row}], tmm0",
-            "tilestored [{sums} + {row} + 1024], tmm1";
-            x = in(reg) x, columns = in(reg) 32usize, w = in(reg) w, sums = in(reg) sums
-        );
+        match unsigned {
+            false => asm!("tdpbssd tmm{}, tmm{}, tmm{}", const SUMS, const X, const W, options(nostack, preserves_flags)),
+            true => asm!("tdpbsud tmm{}, tmm{}, tmm{}", const SUMS, const X, const W, options(nostack, preserves_flags)),
+        }
     }
 }
