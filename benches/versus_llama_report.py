@@ -12,8 +12,8 @@ import time
 FLOATS = {"F32", "F16", "BF16", "F8_E4M3"}
 FOUR_BITS = {"Q4_0", "Q4_1", "Q4_K", "Q3_K", "Q2_K"}
 
-# The same on wider vectors, where the machine has them (AVX-512, VNNI).
-WIDER = {"f32_fma": "f32_fma512", "int8": "vnni512", "int4": "vnni512"}
+# The same on wider vectors or in tiles, where the machine has them (AVX-512, VNNI, AMX).
+WIDER = {"f32_fma": ["f32_fma512"], "int8": ["vnni512", "amx"], "int4": ["vnni512", "amx"]}
 
 # Share of the machine's CPU time that others may take before the run counts as disturbed.
 QUIET = 0.05
@@ -78,7 +78,7 @@ def best_mode(programs):
 
 def highest(machine, figure, threads):
     """The highest of the medians before and after: a limit is what the machine can do."""
-    figures = [figure, WIDER.get(figure)]
+    figures = [figure, *WIDER.get(figure, [])]
     return max(statistics.median(m["figures"][f][threads]) for m in machine for f in figures if f in m["figures"])
 
 
@@ -170,6 +170,7 @@ FIGURES = {
     "int4": "4-bit by 8-bit multiply-add, GOP/s",
     "f32_fma512": "f32 multiply-add with AVX-512, GFLOP/s",
     "vnni512": "8-bit multiply-add with VNNI, GOP/s",
+    "amx": "8-bit multiply-add with AMX, GOP/s",
 }
 
 

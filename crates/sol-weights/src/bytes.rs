@@ -81,6 +81,13 @@ impl Bytes {
         }
     }
 
+    /// Maps what the system has in memory of this view, for who is to read it often. Never waits for a disk. Of no effect on owned memory.
+    pub fn fetch_cached(&self) {
+        if let Owner::File(mapping) = &*self.owner {
+            mapping.fetch_cached(self.start..self.start + self.len);
+        }
+    }
+
     /// Lets the pages of this view go from the memory of this process, for who walks through more than memory holds. They come
     /// back from the file when they are touched. Of no effect on owned memory, and where the system has no such call.
     pub fn release(&self) {

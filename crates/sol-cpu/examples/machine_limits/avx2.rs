@@ -7,6 +7,7 @@ use std::sync::{Barrier, Mutex};
 use std::time::Instant;
 
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use sol_cpu::matmul::Isa;
 
 use super::{Limit, Limits, Options};
 
@@ -51,6 +52,10 @@ pub(super) fn measure(options: &Options) -> Result<Limits, String> {
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
         counting("f32_fma512", "32-bit floats, multiply-add, AVX-512", "GFLOP/s", 2 * 16 * 12, f32_fma512);
         counting("vnni512", "8-bit integers, dpbusd, AVX-512 VNNI", "GOP/s", 2 * 64 * 12, vnni512);
+    }
+    // Whoever asks which instruction sets there are has asked the system for tiles, too.
+    if Isa::available().iter().any(|isa| isa.name() == "AMX") {
+        counting("amx", "8-bit integers, tdpbssd, AMX", "GOP/s", 2 * 16 * 16 * 64 / 8, amx);
     }
     Ok(Limits { figures: bench.figures, huge })
 }
@@ -389,4 +394,34 @@ fn f32_fma512(turns: u64) {
 fn vnni512(turns: u64) {
     // SAFETY: touches registers only; `turns` is at least 1.
     unsafe { wide_registers!(turns.max(1), "vpdpbusd") };
+}
+
+/// Products of whole tiles, one in every eight turns, in four sums.
+fn amx(turns: u64) {
+    /// As `ldtilecfg` reads it: palette 1; eight registers of 16 rows of 64 bytes.
+    #[repr(C, align(64))]
+    struct Shapes([u8; 64]);
+    let mut shapes = Shapes([0; 64]);
+    shapes.0[0] = 1;
+    for i in 0..8 {
+        shapes.0[16 + 2 * i] = 64;
+        shapes.0[48 + i] = 16;
+    }
+    // SAFETY: touches tile registers only, which there are.
+    unsafe {
+        asm!(
+            "ldtilecfg [{shapes}]",
+            "2:",
+            "tdpbssd tmm0, tmm4, tmm5",
+            "tdpbssd tmm1, tmm4, tmm5",
+            "tdpbssd tmm2, tmm4, tmm5",
+            "tdpbssd tmm3, tmm4, tmm5",
+            "dec {turns}",
+            "jnz 2b",
+            "tilerelease",
+            shapes = in(reg) &raw const shapes,
+            turns = inout(reg) (turns / 32).max(1) => _,
+            options(nostack, readonly),
+        )
+    };
 }

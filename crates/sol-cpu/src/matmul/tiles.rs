@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::activations::BESIDE;
 use super::{Block, FEW, Job, Matrix, Panel};
-use crate::fetch::{self, Pace};
+use crate::fetch::{Cache, Pace};
 
 /// Input rows that share a load of the panel.
 const WIDTH: usize = 4;
@@ -140,7 +140,7 @@ impl Ahead {
                 self.row = self.row.wrapping_add(self.row_bytes);
                 self.rows -= 1;
             }
-            fetch::second(self.left.start);
+            Cache::Second.line_now(self.left.start);
             self.left.start = self.left.start.wrapping_add(Self::LINE);
         }
     }
@@ -286,6 +286,7 @@ pub(super) struct Rows<const N: usize> {
     rows: [*const u8; N],
     /// Where the rows after them start; null where nothing is fetched ahead.
     next: *const u8,
+    cache: Cache,
 }
 
 impl<const N: usize> Rows<N> {
@@ -298,7 +299,7 @@ impl<const N: usize> Rows<N> {
         let first = first.min(last);
         let start = matrix.bytes[first * matrix.row_bytes..].as_ptr();
         let rows = std::array::from_fn(|i| start.wrapping_add(i.min(last - first) * matrix.row_bytes));
-        Self { rows, next: start.wrapping_add(N * matrix.row_bytes) }
+        Self { rows, next: start.wrapping_add(N * matrix.row_bytes), cache: Cache::of_weights() }
     }
 
     /// As [`Rows::new`], for which nothing is fetched ahead.
@@ -311,19 +312,17 @@ impl<const N: usize> Rows<N> {
     /// after the other, all of the next rows are simply the next bytes.
     #[inline(always)]
     pub(super) fn prefetch(&self, at: usize, bytes: usize) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         if self.next.is_null() {
             return;
         }
         for line in (0..N * bytes).step_by(64) {
-            // SAFETY: fetching ahead reads nothing, so the address may be any.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.next.wrapping_add(N * at + line).cast()) };
+            self.cache.line(self.next.wrapping_add(N * at + line));
         }
     }
 
     /// For fetching the next rows in the midst of work on these.
     pub(super) fn ahead(&self) -> Pace {
-        Pace::new(self.next)
+        Pace::new(self.next, self.cache)
     }
 
     /// Where byte `at` of row `r` lies.

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::super::portable::DEPTH;
 use super::super::{Block, FEW, Job, Panel};
+use crate::fetch::Cache;
 
 /// Weight rows by input rows that share their loads: twelve accumulators.
 const TALL: usize = 4;
@@ -226,6 +227,7 @@ unsafe fn multiply<F: Float, const C: usize>(
 ) {
     // SAFETY: the caller's promises.
     unsafe {
+        let cache = Cache::of_weights();
         let mut acc = *sums;
         let mut eight = [super::zero(); C];
         let whole = len / 8 * 8;
@@ -233,7 +235,7 @@ unsafe fn multiply<F: Float, const C: usize>(
             if let Some(ahead) = ahead {
                 // As long as a step's weights. Fetching reads nothing, so the address may be any.
                 for line in (0..TALL * size_of::<[F::Bits; 8]>()).step_by(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(TALL * size_of::<F::Bits>() * k + line).cast());
+                    cache.line(ahead.wrapping_add(TALL * size_of::<F::Bits>() * k + line));
                 }
             }
             for c in 0..C {

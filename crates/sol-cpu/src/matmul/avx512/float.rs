@@ -12,6 +12,7 @@ use super::super::tiles::Ahead;
 use super::super::{Block, Job, Matrix, Panel, avx2};
 use super::unpack::{halves, transpose};
 use super::{Rows, live};
+use crate::fetch::Cache;
 
 /// Input rows up to which weights are decoded where they are used.
 pub(in super::super) const IN_PLACE: usize = 20;
@@ -336,13 +337,14 @@ unsafe fn pairs<F: Columns, const C: usize>(job: &Job<'_>, block: &Block, rows: 
     }
     // The same part of the rows after these.
     let ahead = job.matrix.row(rows.start).as_ptr().wrapping_add(2 * PAIRS * (job.matrix.row_bytes + piece.start * size));
+    let cache = Cache::of_weights();
     let mut acc = [[_mm512_setzero_ps(); PAIRS]; C];
     // SAFETY: so many numbers lie there; the last few are copied before they are read as eight. Fetching reads nothing.
     unsafe {
         let whole = len / 8 * 8;
         for k in (0..whole).step_by(8) {
             for line in (0..2 * PAIRS * 8 * size).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(2 * PAIRS * size * k + line).cast());
+                cache.line(ahead.wrapping_add(2 * PAIRS * size * k + line));
             }
             for p in 0..PAIRS {
                 let w = F::load_two(w[p].add(k), w[p + PAIRS].add(k));

@@ -26,7 +26,7 @@ const HEIGHT: usize = HALVES * 16;
 
 /// 8-bit numbers of input rows that the second-level cache keeps beside what else is used.
 const STAY: usize = 1 << 20;
-use crate::fetch;
+use crate::fetch::Cache;
 use registers::Registers;
 
 pub(in crate::matmul) use registers::available;
@@ -58,14 +58,7 @@ trait Tile: Sized {
     ///
     /// # Safety
     /// The machine has the instructions, and the matrix the blocks.
-    unsafe fn pack(
-        matrix: &Matrix,
-        row: usize,
-        blocks: Range<usize>,
-        panel: &mut [Self::Block],
-        half: usize,
-        ahead: &mut Ahead,
-    );
+    unsafe fn pack(matrix: &Matrix, row: usize, blocks: Range<usize>, panel: &mut [Self::Block], half: usize, ahead: &mut Ahead);
 
     /// The products of up to [`Tile::STEP`] panel blocks, the first of which is block `b`, with input rows `first..first + 16`
     /// (those beyond the last one are any numbers), while those of another step are settled and what lies at `next` is fetched.
@@ -128,7 +121,7 @@ impl<T: Tile> Made<'_, T> {
         // SAFETY: as above.
         unsafe { self.settle(job, c) };
         for line in 0..T::STEP * T::BLOCK / 64 {
-            fetch::first(next.wrapping_add((c + 16 * line) * 64));
+            Cache::First.line_now(next.wrapping_add((c + 16 * line) * 64));
         }
     }
 }
@@ -188,9 +181,8 @@ unsafe fn pass<T: Tile>(job: &Job<'_>, block: &Block, next: usize, panel: &mut P
     // Input rows of so many columns stay in the second-level cache while all weight rows pass.
     let stay = (STAY / input / COLS).max(1) * at_once;
     // SAFETY: vectors of numbers, whose bytes may be any; all are written before use.
-    let (panel, sums) = unsafe {
-        panel.with_sums::<T::Block, [__m512; HALVES]>(at_once, block.rows.len().div_ceil(HEIGHT) * input)
-    };
+    let (panel, sums) =
+        unsafe { panel.with_sums::<T::Block, [__m512; HALVES]>(at_once, block.rows.len().div_ceil(HEIGHT) * input) };
     // SAFETY: as above.
     let mut made: [T::Sums; 2] = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
@@ -251,8 +243,7 @@ unsafe fn multiply<T: Tile>(
         // SAFETY: the caller's promises.
         unsafe {
             let (panel_before, acc) = (&panel[before.1..], acc.as_mut_ptr().add(before.0));
-            let made =
-                Made { panel: panel_before, b: start + before.1, first: first + before.0, sums: &*other, acc, rows };
+            let made = Made { panel: panel_before, b: start + before.1, first: first + before.0, sums: &*other, acc, rows };
             let next = T::activations(job, start + next_step, first + if next_group < input { next_group } else { group });
             T::multiply(job, &panel[step..], start + step, first + group, now, next, &made);
         }

@@ -103,7 +103,9 @@ pub(super) unsafe fn zero<const SUMS: usize>() {
 #[inline(always)]
 pub(super) unsafe fn load<const TO: usize>(tile: *const i8, stride: usize) {
     // SAFETY: the caller's promise.
-    unsafe { asm!("tileloadd tmm{}, [{} + {}]", const TO, in(reg) tile, in(reg) stride, options(nostack, preserves_flags, readonly)) };
+    unsafe {
+        asm!("tileloadd tmm{}, [{} + {}]", const TO, in(reg) tile, in(reg) stride, options(nostack, preserves_flags, readonly))
+    };
 }
 
 /// # Safety
