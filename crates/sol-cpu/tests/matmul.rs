@@ -295,6 +295,25 @@ fn weights_of_any_bits_are_defined() {
     }
 }
 
+/// A fault in the midst of the kernels, whatever registers are in use there.
+#[test]
+fn weights_that_vanish_are_noticed_and_read_as_zeros() {
+    let (rows, cols, random) = (401, 2304, &mut Random(13));
+    for isa in Isa::available() {
+        for n in [1, 6, 40] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), weights(DType::Q4K, rows, cols, random)).unwrap();
+            let bytes = Bytes::map(file.path()).unwrap();
+            let matrix = Matrix::new(MatrixData { dtype: DType::Q4K, rows, cols, bytes: bytes.clone() }).unwrap();
+            let x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
+            file.as_file().set_len(256 << 10).unwrap();
+            let got = product(&Pool::new(2).unwrap(), isa, &matrix, None, &x);
+            assert!(bytes.intact().is_err(), "{isa} n={n}");
+            assert!(got.chunks(rows).all(|row| row[0] != 0.0 && row[rows - 1] == 0.0), "{isa} n={n}");
+        }
+    }
+}
+
 #[test]
 fn empty_shapes_are_harmless() {
     let pool = Pool::new(2).unwrap();

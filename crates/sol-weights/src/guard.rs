@@ -85,8 +85,9 @@ fn install() -> io::Result<()> {
     // SAFETY: all zeros are a valid `sigaction`: no flags, the default handler, an empty mask.
     let (mut ours, mut previous) = unsafe { std::mem::zeroed::<(libc::sigaction, libc::sigaction)>() };
     ours.sa_sigaction = on_bus_error as *const () as usize;
-    // On the stack that Rust gives its threads for signals.
-    ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+    // On the thread's own stack: the one that Rust gives its threads for signals has little left where the system has saved the tile
+    // registers of AMX there.
+    ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
     // SAFETY: both structures are valid, and the handler does only what a handler may.
     if unsafe { libc::sigaction(libc::SIGBUS, &raw const ours, &raw mut previous) } != 0 {
         return Err(io::Error::last_os_error());

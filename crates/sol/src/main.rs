@@ -20,7 +20,8 @@ use clap::{Parser, Subcommand};
 #[command(
     after_help = "Examples:\n  sol run \"Please, introduce yourself.\"\n  sol run                          # a conversation\n  \
                         sol inspect solar-pro --fit 24GB\n  sol bench -m smollm2\n\nEnvironment: SOL_ISA=portable computes \
-                        without AVX2 and AVX-512, SOL_ISA=avx2 without AVX-512, for comparison (the same numbers, slower). SOL_LOG=debug shows the log. HF_HOME, \
+                        without AVX2, AVX-512 and AMX, SOL_ISA=avx2 without the latter two, SOL_ISA=avx512 without AMX, for comparison \
+                        (the same numbers, slower). SOL_LOG=debug shows the log. HF_HOME, \
                         HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to huggingface_hub."
 )]
 struct Cli {

@@ -209,7 +209,9 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, x: &[f32], n: usize, parts: &m
             });
         } else {
             let rows = jobs.clone().map(|job| job.matrix.rows);
-            let grid = Grid::new(rows.clone(), n, pool.threads());
+            let tall = tiles && jobs.clone().all(|job| job.matrix.dtype.block_len() > 1);
+            let most = if tall { Block::TALL } else { Block::ROWS };
+            let grid = Grid::new(rows.clone(), n, pool.threads(), most);
             let queue = Queue::new(&mut scratch.drawn, grid.len(rows.clone()), pool.threads());
             pool.run(|thread| {
                 // SAFETY: each thread uses its own panel.

@@ -40,7 +40,10 @@ pub(super) struct Block {
 
 impl Block {
     /// Most rows of a block: so many, unpacked, stay in the second-level cache while the input passes.
-    pub(super) const ROWS: usize = 16 * TILE;
+    pub(super) const ROWS: usize = 4 * TILE;
+
+    /// The same for what multiplies so fast that input rows must not come from the third-level cache for each few weight rows.
+    pub(super) const TALL: usize = 16 * TILE;
 }
 
 /// How the outputs of many input rows are cut into blocks: into tall ones, if that makes enough of them for all threads.
@@ -54,10 +57,11 @@ impl Grid {
     /// Blocks that a thread should have at least, so that none waits long for the others.
     const EACH: usize = 6;
 
-    pub(super) fn new(parts: impl Iterator<Item = usize> + Clone, n: usize, threads: usize) -> Self {
+    /// Of parts of so many weight rows, `n` input rows, and blocks of `most` weight rows at most.
+    pub(super) fn new(parts: impl Iterator<Item = usize> + Clone, n: usize, threads: usize, most: usize) -> Self {
         let wanted = Self::EACH * threads;
         let count = |rows: usize| parts.clone().map(|part| part.div_ceil(rows)).sum::<usize>();
-        let mut rows = Block::ROWS;
+        let mut rows = most;
         while rows > TILE && count(rows) < wanted {
             rows /= 2;
         }
@@ -151,14 +155,14 @@ mod tests {
     fn grids_cover_every_output_once() {
         for parts in [&[576, 192, 192][..], &[1], &[0, 17], &[49152]] {
             for n in [5, 64, 70, 512] {
-                for threads in [1, 2, 3, 16, 64] {
-                    let grid = Grid::new(parts.iter().copied(), n, threads);
+                for (threads, most) in [1, 2, 3, 16, 64].into_iter().zip([Block::ROWS, Block::TALL].into_iter().cycle()) {
+                    let grid = Grid::new(parts.iter().copied(), n, threads, most);
                     let blocks: Vec<_> = (0..).map_while(|i| grid.block(i, parts.iter().copied())).collect();
                     assert_eq!(blocks.len(), grid.len(parts.iter().copied()));
                     for (part, &rows) in parts.iter().enumerate() {
                         let mut seen = vec![0; rows * n];
                         for (_, block) in blocks.iter().filter(|(p, _)| *p == part) {
-                            assert!(block.rows.len() <= Block::ROWS && block.rows.start.is_multiple_of(TILE));
+                            assert!(block.rows.len() <= most && block.rows.start.is_multiple_of(TILE));
                             for row in block.rows.clone() {
                                 block.columns.clone().for_each(|column| seen[row * n + column] += 1);
                             }

@@ -3,9 +3,10 @@
 //! As those for [AVX2](super::avx2), a lane being an output, with sixteen weight rows side by side. `vpdpbusd` multiplies four
 //! unsigned weights of a lane with four signed activations and adds all to the lane's sum, so that weights that are signed
 //! carry an offset here, which the activations' sums take off again: integers, hence the same bits.
-//! With few input rows, each reading of some bytes of the sixteen rows fetches as many of the next sixteen. For one input row, rows
-//! of K formats are taken eight at a time, two lanes each.
+//! With few input rows, each reading of some bytes of the sixteen rows fetches as many of the next sixteen; with one, this goes at the
+//! pace of the products. For one input row, rows of K formats are taken eight at a time, two lanes each.
 //!
+//! Many input rows are multiplied in tiles where the machine has them ([`amx`]).
 //! Floats of few input rows: two rows of eight lanes side by side; of many, a lane is an output there too ([`float`]).
 
 pub(super) mod amx;

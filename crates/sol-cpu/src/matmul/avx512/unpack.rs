@@ -10,7 +10,7 @@ use super::Rows;
 
 // Vectors are handled in functions, not in closures, which may be left out of line, where they have no vectors.
 
-/// Weight rows that are read together: each has the same number of a vector's lanes. The next rows are fetched, unless the rows are
+/// Weight rows that are read together: each has the same number of a vector's lanes. Sixteen rows fetch the next ones, unless they are
 /// [`still`](tiles::Rows::still).
 pub(super) trait Fields {
     /// 16 bytes of each row: all lanes of a row have 32-bit word `i` of them in vector `i`.

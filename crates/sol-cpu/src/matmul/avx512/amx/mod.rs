@@ -1,8 +1,8 @@
 //! Many input rows by matrix instructions: AMX, with tiles of 16 input rows by 16 weight rows.
 //!
-//! Weights are unpacked into tiles, [`HALVES`] times 16 rows of some columns, which all input rows then meet. What the tiles sum up
-//! are integers (or such as f32 has exactly), so the bits are those of every other kernel; vectors then scale these sums and add
-//! them up. As tiles and vectors work side by side, the sums of one step are scaled while the next ones are made.
+//! Weights are unpacked into a panel of tiles, [`HALVES`] times 16 rows of [`COLS`] columns, which all input rows then meet. Tiles sum up
+//! integers, vectors scale these sums and add them up, in the order of every other kernel and with the same bits. Both work side
+//! by side: the sums of one step are scaled while the next ones are made.
 
 mod blocks256;
 mod blocks32;
@@ -17,8 +17,12 @@ use super::super::activations::TILE;
 use super::super::tiles::{Ahead, HALVES, Lanes as _};
 use super::super::{Block, Job, Matrix, Panel};
 use super::{Lanes, blocks32 as formats32, k_formats};
+use crate::fetch::Cache;
+use registers::Registers;
 
-/// Columns that are unpacked at a time.
+pub(in crate::matmul) use registers::available;
+
+/// Columns that are unpacked at a time: a panel stays in the first-level cache.
 const COLS: usize = 256;
 
 /// Weight rows that are unpacked at a time.
@@ -26,15 +30,11 @@ const HEIGHT: usize = HALVES * 16;
 
 /// 8-bit numbers of input rows that the second-level cache keeps beside what else is used.
 const STAY: usize = 1 << 20;
-use crate::fetch::Cache;
-use registers::Registers;
-
-pub(in crate::matmul) use registers::available;
 
 /// Input rows up to which kernels without tiles are faster.
 pub(in crate::matmul) const WITHOUT: usize = 8;
 
-/// Input rows that one unpacking of the weights serves: a piece of their columns stays in the second-level cache.
+/// Input rows that one unpacking of the weights serves: [`COLS`] columns of them stay in the second-level cache.
 const PASS: usize = 1024;
 
 /// The kernels of a quantised format.
@@ -120,6 +120,7 @@ impl<T: Tile> Made<'_, T> {
     unsafe fn meanwhile(&self, job: &Job<'_>, c: usize, next: *const i8) {
         // SAFETY: as above.
         unsafe { self.settle(job, c) };
+        // A sixteenth of a step's columns of sixteen rows.
         for line in 0..T::STEP * T::BLOCK / 64 {
             Cache::First.line_now(next.wrapping_add((c + 16 * line) * 64));
         }
