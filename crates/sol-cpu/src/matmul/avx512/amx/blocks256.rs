@@ -135,22 +135,30 @@ impl<F: Format> super::Tile for Tile<F> {
         // SAFETY: the caller's promises.
         unsafe {
             let x = Self::activations(job, b, first);
-            (zero::<0>(), zero::<1>(), zero::<2>(), zero::<3>());
+            zero::<0>();
+            zero::<1>();
+            zero::<2>();
+            zero::<3>();
             for k in 0..4 {
                 load::<4>(x.add(k * columns), ROW);
-                (load::<6>(tile(low, k), ROW), load::<7>(tile(high, k), ROW));
+                load::<6>(tile(low, k), ROW);
+                load::<7>(tile(high, k), ROW);
                 add::<0, 4, 6>(true);
                 before.meanwhile(job, 4 * k, next);
                 add::<1, 4, 7>(F::OFFSET.is_none());
                 before.meanwhile(job, 4 * k + 1, next);
-                (load::<6>(tile(other_low, k), ROW), load::<7>(tile(other_high, k), ROW));
+                load::<6>(tile(other_low, k), ROW);
+                load::<7>(tile(other_high, k), ROW);
                 add::<2, 4, 6>(true);
                 before.meanwhile(job, 4 * k + 2, next);
                 add::<3, 4, 7>(F::OFFSET.is_none());
                 before.meanwhile(job, 4 * k + 3, next);
             }
             let [a, b, c, d] = sums;
-            (store::<0>(a), store::<1>(b), store::<2>(c), store::<3>(d));
+            store::<0>(a);
+            store::<1>(b);
+            store::<2>(c);
+            store::<3>(d);
         }
     }
 

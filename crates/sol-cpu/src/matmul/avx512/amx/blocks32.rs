@@ -65,11 +65,15 @@ impl<F: Format> super::Tile for Tile<F> {
         // SAFETY: the caller's promises.
         unsafe {
             for (i, (block, [one, other])) in panel.iter().zip(sums).enumerate() {
-                (zero::<0>(), zero::<1>());
+                zero::<0>();
+                zero::<1>();
                 load::<4>(Self::activations(job, b + i, first), 32);
-                (load::<6>(block.q[0].as_ptr().cast(), ROW), load::<7>(block.q[1].as_ptr().cast(), ROW));
-                (add::<0, 4, 6>(false), add::<1, 4, 7>(false));
-                (store::<0>(one), store::<1>(other));
+                load::<6>(block.q[0].as_ptr().cast(), ROW);
+                load::<7>(block.q[1].as_ptr().cast(), ROW);
+                add::<0, 4, 6>(false);
+                add::<1, 4, 7>(false);
+                store::<0>(one);
+                store::<1>(other);
             }
             // Between the tiles it would be slower, whose multipliers this needs too.
             for c in 0..TILE {
