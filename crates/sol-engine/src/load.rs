@@ -152,6 +152,7 @@ impl LanguageModel {
         let factors = options.rope_factors.unwrap_or_else(|| spec.rope.factors_for(options.context.unwrap_or(spec.context)));
         let load = LoadOptions { no_window: options.no_window, context: Some(context), rope_factors: Some(factors) };
         let model = Model::load(backend, Arc::clone(&checkpoint), load)?;
+        checkpoint.fetch_cached();
         warnings.extend(model.warnings().iter().cloned());
         if let Some(tokenizer) = &tokenizer {
             warnings.extend(tokenizer.notes().iter().cloned());

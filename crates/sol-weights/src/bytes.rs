@@ -81,10 +81,10 @@ impl Bytes {
         }
     }
 
-    /// Maps what the system has in memory of this view, for who is to read it often. Never waits for a disk. Of no effect on owned memory.
-    pub fn fetch_cached(&self) {
+    /// See [`Checkpoint::fetch_cached`](crate::Checkpoint::fetch_cached).
+    pub(crate) fn fetch_cached(&self) {
         if let Owner::File(mapping) = &*self.owner {
-            mapping.fetch_cached(self.start..self.start + self.len);
+            mapping.fetch_cached();
         }
     }
 

@@ -94,6 +94,12 @@ impl Checkpoint {
         self.maps.iter().try_for_each(Bytes::unchanged)
     }
 
+    /// Maps what the system has in memory of all files, for who is to read them often: on pages of 2 MB where it can, else faster than
+    /// page by page. Waits for no disk, but for pages that went meanwhile.
+    pub fn fetch_cached(&self) {
+        self.maps.iter().for_each(Bytes::fetch_cached);
+    }
+
     /// Opens one of the [`files`](Self::files) once more, to be read from its start. Fails where its name stands for another file
     /// by now, and where it was written to.
     pub fn reopen(&self, path: &Path) -> Result<File> {

@@ -82,28 +82,25 @@ impl Mapping {
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn fetch(&self, _range: Range<usize>) {}
 
-    /// Maps what is in memory of a range, in one go: faster than a fault for each few pages, and in pages of 2 MB where it is in memory in
-    /// such blocks. What is not is left to be read as it is touched.
+    /// Maps what the system has in memory of the file, in one go: faster than a fault for each few pages, and in pages of 2 MB where it
+    /// is in memory in such blocks. What is not is left to be read as it is touched.
     #[cfg(target_os = "linux")]
-    pub(crate) fn fetch_cached(&self, range: Range<usize>) {
-        use rustix::io::{ReadWriteFlags, preadv2};
+    pub(crate) fn fetch_cached(&self) {
         const BLOCK: usize = 2 << 20;
-        let mut start = range.start;
-        while start < range.end {
-            let end = range.end.min(start / BLOCK * BLOCK + BLOCK);
-            let mut byte = [0];
-            // Its first byte speaks for a block.
-            let read = preadv2(&self.file, &mut [io::IoSliceMut::new(&mut byte)], start as u64, ReadWriteFlags::NOWAIT);
-            if read == Ok(1) {
-                self.fetch(start..end);
+        for start in (0..self.map.len()).step_by(BLOCK) {
+            let mut resident = 0u8;
+            let page = self.map[start..].as_ptr().cast_mut().cast();
+            // SAFETY: a page of the mapping, and a byte for it. Its first page speaks for a block.
+            let told = unsafe { libc::mincore(page, 1, &raw mut resident) };
+            if told == 0 && resident & 1 == 1 {
+                self.fetch(start..self.map.len().min(start + BLOCK));
             }
-            start = end;
         }
     }
 
     /// Elsewhere pages come as they are touched.
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn fetch_cached(&self, _range: Range<usize>) {}
+    pub(crate) fn fetch_cached(&self) {}
 
     /// Gives the whole pages of a range back to the system.
     #[cfg(unix)]

@@ -65,10 +65,7 @@ impl Matrix {
             return Err(shape(format!("columns in multiples of {}", dtype.block_len())));
         };
         match row_bytes.checked_mul(rows) {
-            Some(needed) if needed == bytes.len() => {
-                bytes.fetch_cached();
-                Ok(Self { dtype, rows, cols, row_bytes, bytes })
-            }
+            Some(needed) if needed == bytes.len() => Ok(Self { dtype, rows, cols, row_bytes, bytes }),
             Some(needed) => Err(shape(format!("{needed} bytes"))),
             None => Err(shape("more bytes than there are addresses".into())),
         }
