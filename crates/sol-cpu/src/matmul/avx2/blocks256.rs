@@ -11,6 +11,7 @@ use super::unpack::{
     word, words16,
 };
 use super::{Lanes, Rows, Sums};
+use crate::fetch::Pace;
 
 /// The scales of a super-block of `8 * H` interleaved rows.
 #[repr(C, align(64))]
@@ -85,12 +86,16 @@ struct Multiply<'a, F, const C: usize> {
     x: *const i8,
     scales: &'a [[__m256i; 1]; 16],
     sums: [__m256i; C],
+    ahead: &'a mut Pace,
     format: PhantomData<F>,
 }
 
 impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
     #[inline(always)]
     unsafe fn sixteen(&mut self, i: usize, w: [__m256i; 4]) {
+        if C <= PACED {
+            self.ahead.fetch(8 * F::BYTES / 16);
+        }
         // SAFETY: see `Rows`; the activations have a super-block of sixteen times sixteen columns.
         unsafe {
             let scale = self.scales[i * F::GROUPS / 16][0];
@@ -108,6 +113,9 @@ impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
         }
     }
 }
+
+/// Input rows up to which weights are fetched at the pace of the products.
+const PACED: usize = 2;
 
 /// Lane `r` of the result is the sum of the lanes of vector `r`.
 #[inline(always)]
@@ -140,24 +148,28 @@ impl<F: Format> tiles::Tile for Tile<F> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
         let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
+        let mut ahead = rows.ahead();
         // SAFETY: any bytes are scales.
         let mut scales: Scales<1> = unsafe { std::mem::zeroed() };
         let x = &job.q256.q;
         for b in 0..job.matrix.cols() / 256 {
             // SAFETY: block `b` lies within each row and within the activations.
             unsafe {
-                rows.prefetch(b * F::BYTES, F::BYTES);
+                if C > PACED {
+                    rows.prefetch(b * F::BYTES, F::BYTES);
+                }
                 F::scales(rows, b * F::BYTES, &mut scales, 0);
                 let (x, mut sums) = (x.words(first, b * 256), [[_mm256_setzero_si256(); 1]; C]);
                 if C == 1 && F::BY_ROW {
                     let mut each = [_mm256_setzero_si256(); 8];
                     for (r, sum) in each.iter_mut().enumerate() {
+                        ahead.fetch(F::BYTES);
                         *sum = F::row(rows, r, b * F::BYTES, x);
                     }
                     sums[0][0] = lane_sums(each);
                 } else {
                     let mut multiply =
-                        Multiply::<F, C> { x, scales: &scales.scales, sums: sums.map(|sum| sum[0]), format: PhantomData };
+                        Multiply::<F, C> { x, scales: &scales.scales, sums: sums.map(|sum| sum[0]), ahead: &mut ahead, format: PhantomData };
                     F::weights(rows, b * F::BYTES, &mut multiply);
                     sums = multiply.sums.map(|sum| [sum]);
                 }

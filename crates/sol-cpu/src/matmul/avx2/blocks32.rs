@@ -45,10 +45,15 @@ impl<F: Format> tiles::Tile for Tile<F> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
         let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
+        let mut ahead = rows.ahead();
         for b in 0..job.matrix.cols() / 32 {
             // SAFETY: block `b` lies within each row.
             unsafe {
-                rows.prefetch(b * F::BYTES, F::BYTES);
+                if C == 1 {
+                    ahead.fetch(8 * F::BYTES);
+                } else {
+                    rows.prefetch(b * F::BYTES, F::BYTES);
+                }
                 let (q, d, min) = F::read(rows, b * F::BYTES);
                 let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
                 add::<F, 1, C>(job, &block, b, first, &mut acc);
