@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::tiles::{self, Ahead, HALVES};
-use super::super::{Job, Matrix};
+use super::super::{Job, Matrix, Panel};
 use super::unpack::{as_written, field, four, half, halves, in_lanes, levels, signed, unsigned, word, words16};
 use super::{Lanes, Rows, Sums};
 
@@ -45,18 +45,22 @@ impl<F: Format> tiles::Tile for Tile<F> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn few<const C: usize>(job: &Job<'_>, row: usize, first: usize, sums: &mut Sums<1, C>) {
         let (rows, mut acc) = (&Rows::new(job.matrix, row), *sums);
-        let mut ahead = rows.ahead();
-        for b in 0..job.matrix.cols() / 32 {
-            // SAFETY: block `b` lies within each row.
+        let (mut ahead, blocks) = (rows.ahead(), job.matrix.cols() / 32);
+        for start in (0..blocks).step_by(Panel::COLS / 32) {
+            // SAFETY: the blocks lie within each row, and the activations have them too.
             unsafe {
-                if C == 1 {
-                    ahead.fetch(8 * F::BYTES);
-                } else {
-                    rows.prefetch(b * F::BYTES, F::BYTES);
+                let mut x = Input::new(job, first, start);
+                for b in start..blocks.min(start + Panel::COLS / 32) {
+                    if C == 1 {
+                        ahead.fetch(8 * F::BYTES);
+                    } else {
+                        rows.prefetch(b * F::BYTES, F::BYTES);
+                    }
+                    let (q, d, min) = F::read(rows, b * F::BYTES);
+                    let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
+                    add::<F, 1, C>(&block, &x, &mut acc);
+                    x.next::<C>();
                 }
-                let (q, d, min) = F::read(rows, b * F::BYTES);
-                let block = Block { q: q.map(|q| [q]), d: [d], min: [min] };
-                add::<F, 1, C>(job, &block, b, first, &mut acc);
             }
         }
         *sums = acc;
@@ -86,31 +90,61 @@ impl<F: Format> tiles::Tile for Tile<F> {
         ahead: &mut Ahead,
     ) {
         let mut acc = *sums;
-        for (b, block) in panel.iter().enumerate() {
-            if b.is_multiple_of(Ahead::EVERY / 32) {
-                ahead.fetch(1);
+        // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
+        let mut x = unsafe { Input::new(job, first, start) };
+        for blocks in panel.chunks(Ahead::EVERY / 32) {
+            ahead.fetch(1);
+            for block in blocks {
+                // SAFETY: as above.
+                unsafe { add::<F, HALVES, C>(block, &x, &mut acc) };
+                x.next::<C>();
             }
-            // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
-            unsafe { add::<F, HALVES, C>(job, block, start + b, first, &mut acc) };
         }
         *sums = acc;
+    }
+}
+
+/// Where a block's activations of a few input rows lie.
+struct Input {
+    q: *const i8,
+    d: *const f32,
+    sum: *const i32,
+    dsum: *const f32,
+    /// From one row's scales and sums to the next one's.
+    row: usize,
+}
+
+impl Input {
+    /// Block `b` of input rows from `first` on.
+    ///
+    /// # Safety
+    /// There are such.
+    #[inline(always)]
+    unsafe fn new(job: &Job<'_>, first: usize, b: usize) -> Self {
+        let (x, row) = (job.q32, job.matrix.cols() / 32);
+        let at = first * row + b;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (d, sum, dsum) = (x.d.as_ptr().add(at), x.sum.as_ptr().add(at), x.dsum.as_ptr().add(at));
+            Self { q: x.q.words(first, b * 32), d, sum, dsum, row }
+        }
+    }
+
+    /// Goes on to the next block, of `C` rows, if that lies in the same piece of columns.
+    #[inline(always)]
+    fn next<const C: usize>(&mut self) {
+        self.q = self.q.wrapping_add(32 * C);
+        (self.d, self.sum, self.dsum) = (self.d.wrapping_add(1), self.sum.wrapping_add(1), self.dsum.wrapping_add(1));
     }
 }
 
 /// Adds the products of one block.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "the same numbers index several arrays")]
-unsafe fn add<F: Format, const H: usize, const C: usize>(
-    job: &Job<'_>,
-    block: &Block<H>,
-    b: usize,
-    first: usize,
-    acc: &mut Sums<H, C>,
-) {
-    // SAFETY: the caller enables the instructions, block `b` and rows `first..first + C` exist in the activations.
+unsafe fn add<F: Format, const H: usize, const C: usize>(block: &Block<H>, x: &Input, acc: &mut Sums<H, C>) {
+    // SAFETY: the caller enables the instructions; `x` is a block of `C` input rows.
     unsafe {
-        let (x, cols) = (job.q32, job.matrix.cols());
-        let q = x.q.words(first, b * 32);
+        let q = x.q;
         let mut sums = [[_mm256_setzero_si256(); H]; C];
         let ones = _mm256_set1_epi16(1);
         if F::WIDEN == 0 {
@@ -144,16 +178,16 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(
             }
         }
         for c in 0..C {
-            let at = (first + c) * (cols / 32) + b;
-            let d = _mm256_broadcast_ss(&*x.d.as_ptr().add(at));
+            let at = c * x.row;
+            let d = _mm256_broadcast_ss(&*x.d.add(at));
             for h in 0..H {
                 let mut sum = sums[c][h];
                 if F::OFFSET != 0 {
-                    sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(F::OFFSET * *x.sum.as_ptr().add(at)));
+                    sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(F::OFFSET * *x.sum.add(at)));
                 }
                 acc[c][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(block.d[h], d), acc[c][h]);
                 if F::MIN {
-                    acc[c][h] = _mm256_fmadd_ps(block.min[h], _mm256_broadcast_ss(&*x.dsum.as_ptr().add(at)), acc[c][h]);
+                    acc[c][h] = _mm256_fmadd_ps(block.min[h], _mm256_broadcast_ss(&*x.dsum.add(at)), acc[c][h]);
                 }
             }
         }
