@@ -165,7 +165,12 @@ unsafe fn add<F: Format, const H: usize, const C: usize>(block: &Block<H>, x: &I
                         let x = four(q.add((k * C + c) * 4));
                         for h in 0..H {
                             let product = unsigned(block.q[k][h], x);
-                            short[c][h] = if k == start { product } else { as_written(_mm256_add_epi16(short[c][h], product)) };
+                            short[c][h] = match k == start {
+                                true => product,
+                                // In a tree where there is room for it: a chain takes longer.
+                                false if C * H == 1 => _mm256_add_epi16(short[c][h], product),
+                                false => as_written(_mm256_add_epi16(short[c][h], product)),
+                            };
                         }
                     }
                 }
