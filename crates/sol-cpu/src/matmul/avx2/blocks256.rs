@@ -45,6 +45,9 @@ pub(super) trait Format {
     /// Whether there are minimums.
     const MIN: bool = false;
 
+    /// Input rows up to which weights are fetched at the pace of the products, not a super-block of eight rows at once.
+    const PACED: usize = 2;
+
     /// Interleaves the scales of the super-block at byte `at` into half `h`.
     unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize);
 
@@ -93,7 +96,7 @@ struct Multiply<'a, F, const C: usize> {
 impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
     #[inline(always)]
     unsafe fn sixteen(&mut self, i: usize, w: [__m256i; 4]) {
-        if C <= PACED {
+        if C <= F::PACED {
             self.ahead.fetch(8 * F::BYTES / 16);
         }
         // SAFETY: see `Rows`; the activations have a super-block of sixteen times sixteen columns.
@@ -113,9 +116,6 @@ impl<F: Format, const C: usize> Sink for Multiply<'_, F, C> {
         }
     }
 }
-
-/// Input rows up to which weights are fetched at the pace of the products.
-const PACED: usize = 2;
 
 /// Lane `r` of the result is the sum of the lanes of vector `r`.
 #[inline(always)]
@@ -155,7 +155,7 @@ impl<F: Format> tiles::Tile for Tile<F> {
         for b in 0..job.matrix.cols() / 256 {
             // SAFETY: block `b` lies within each row and within the activations.
             unsafe {
-                if C > PACED {
+                if C > F::PACED {
                     rows.prefetch(b * F::BYTES, F::BYTES);
                 }
                 F::scales(rows, b * F::BYTES, &mut scales, 0);
@@ -389,6 +389,7 @@ impl Format for Q6K {
     const GROUPS: usize = 16;
     const WIDEN: usize = 2; // 2 * 2 * 63 * 127 = 32004
     const OFFSET: i32 = 32;
+    const PACED: usize = 4;
 
     #[inline(always)]
     unsafe fn scales<const H: usize>(rows: &Rows, at: usize, to: &mut Scales<H>, h: usize) {
