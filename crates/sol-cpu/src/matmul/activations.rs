@@ -262,6 +262,10 @@ pub(super) struct Classes {
     n: usize,
 }
 
+/// The order in which the sums of columns modulo 8 are added up: `((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))`.
+#[cfg(target_arch = "x86_64")]
+pub(super) const ORDER: [usize; 8] = [0, 4, 2, 6, 1, 5, 3, 7];
+
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "portable kernels read rows as they lie"))]
 impl Classes {
     /// Reorders `n` rows of `cols` values.

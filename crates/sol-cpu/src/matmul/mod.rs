@@ -236,6 +236,8 @@ fn in_tiles(isa: Isa, n: usize) -> bool {
 fn by_class(isa: Isa, n: usize) -> bool {
     let rows_as_they_lie = match isa.level() {
         #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => avx2::FLOATS_IN_PLACE,
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Amx => avx512::FLOATS_IN_PLACE,
         _ => usize::MAX,
     };

@@ -168,8 +168,13 @@ impl<F: Format> tiles::Tile for Tile<F> {
                     }
                     sums[0][0] = lane_sums(each);
                 } else {
-                    let mut multiply =
-                        Multiply::<F, C> { x, scales: &scales.scales, sums: sums.map(|sum| sum[0]), ahead: &mut ahead, format: PhantomData };
+                    let mut multiply = Multiply::<F, C> {
+                        x,
+                        scales: &scales.scales,
+                        sums: sums.map(|sum| sum[0]),
+                        ahead: &mut ahead,
+                        format: PhantomData,
+                    };
                     F::weights(rows, b * F::BYTES, &mut multiply);
                     sums = multiply.sums.map(|sum| [sum]);
                 }

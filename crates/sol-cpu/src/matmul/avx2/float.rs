@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::super::portable::DEPTH;
 use super::super::{Block, FEW, Job, Panel};
+use super::columns;
 use crate::fetch::Cache;
 
 /// Weight rows by input rows that share their loads: twelve accumulators.
@@ -74,7 +75,9 @@ type Sums<const C: usize> = [[__m256; TALL]; C];
 pub(in super::super) unsafe fn run<F: Float>(job: &Job<'_>, block: &Block, panel: &mut Panel) {
     // SAFETY: the caller's promises.
     unsafe {
-        if block.columns.len() <= FEW {
+        if let Some(x) = job.classes {
+            columns::run::<F>(job, x, block, panel);
+        } else if block.columns.len() <= FEW {
             for first in block.rows.clone().step_by(TALL) {
                 let tile = Block { rows: first..block.rows.end.min(first + TALL), columns: block.columns.clone() };
                 pieces(job.matrix.cols(), |piece| {

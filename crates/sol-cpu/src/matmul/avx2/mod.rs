@@ -5,10 +5,11 @@
 //! the order of float additions is that of the blocks however many rows and columns share a pass (see
 //! [`tiles`](super::tiles)).
 //!
-//! Floats: a lane is a column modulo 8 ([`float`]).
+//! Floats: a lane is a column modulo 8 ([`float`]), with many input rows an output ([`columns`]).
 
 mod blocks256;
 mod blocks32;
+mod columns;
 pub(super) mod float;
 mod unpack;
 
@@ -47,6 +48,9 @@ pub(super) unsafe fn run(job: &Job<'_>, block: &Block, panel: &mut Panel) {
         }
     }
 }
+
+/// Input rows up to which float weights are multiplied with a lane for each column modulo 8.
+pub(super) const FLOATS_IN_PLACE: usize = 20;
 
 /// Sums of `C` input rows (outer) by `8 * H` weight rows.
 type Sums<const H: usize, const C: usize> = tiles::Sums<__m256, H, C>;

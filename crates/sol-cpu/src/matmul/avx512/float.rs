@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::activations::Classes;
+use super::super::activations::{Classes, ORDER};
 use super::super::avx2::float::{Bf16, F16, F32, Float, Piece, padded, pieces, settle, weights};
 use super::super::portable::DEPTH;
 use super::super::tiles::Ahead;
@@ -115,9 +115,6 @@ const WIDE: usize = 12;
 
 /// A vector of weight rows for each of [`TALL`].
 type Weights = [__m512; TALL];
-
-/// The order in which the sums of columns modulo 8 are added up, see [`add_class`].
-const ORDER: [usize; 8] = [0, 4, 2, 6, 1, 5, 3, 7];
 
 /// Up to 32 weight rows are unpacked at a time, a piece of their columns, and kept while all input rows pass.
 ///
