@@ -89,6 +89,9 @@ impl<F: Format> tiles::Tile for Tile<F> {
         sums: &mut Sums<HALVES, C>,
         ahead: &mut Ahead,
     ) {
+        if panel.is_empty() {
+            return;
+        }
         let mut acc = *sums;
         // SAFETY: the panel's blocks are blocks of the matrix, so the activations have them too.
         let mut x = unsafe { Input::new(job, first, start) };
